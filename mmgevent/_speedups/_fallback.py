@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
+from mmgevent._speedups._column_read import decode_column
+from mmgevent._speedups._column_write import encode_column
 from mmgevent._speedups._encoding import (
     NAN,
     BadKeyError,
@@ -52,7 +54,9 @@ __all__ = [
     "Items",
     "NoPairError",
     "check_pickle",
+    "decode_column",
     "encode",
+    "encode_column",
     "estimate_bytes",
     "fold",
     "group",

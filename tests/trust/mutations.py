@@ -61,7 +61,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the input of a bundle stays plain data",
-        "driver/replay.py",
+        "driver/failures/replay.py",
         """if self._header.get("is_plain"):""",
         "if False:",
         ("integration/test_replay.py::test_plain_results_stay_plain_in_a_bundle",),
@@ -123,10 +123,10 @@ MUTATIONS = [
     ),
     Mutation(
         "no part of a line stays in a job log",
-        "driver/log_file.py",
+        "driver/log/file.py",
         "                self._drop_part()",
         "                pass",
-        ("driver/test_job_log.py::test_of_a_line_for_which_there_is_no_room_nothing_stays",),
+        ("driver/log/test_job_log.py::test_of_a_line_for_which_there_is_no_room_nothing_stays",),
     ),
     Mutation(
         "a driver that does not read gets no more rows of attempts",
@@ -188,6 +188,21 @@ MUTATIONS = [
         'if getattr(system, "async_impl", False):',
         "if True:",
         ("job/remote/test_ssh_servers.py::test_calls_take_turns_where_only_one_is_served",),
+    ),
+    # large records
+    Mutation(
+        "a segment is small beside the memory of who reads it",
+        "tasks/shares.py",
+        "    if size <= 2 * most_bytes or is_single:",
+        "    if True:",
+        ("tasks/test_shares.py::test_shares_keep_to_their_size_and_put_together_are_what_was_cut",),
+    ),
+    Mutation(
+        "large results leave before there are many",
+        "tasks/results.py",
+        "if self._left_bytes > 0 else 0",
+        "if True else 0",
+        ("tasks/test_shares.py::test_large_results_are_put_out_before_there_are_many",),
     ),
     # sorted values
     Mutation(
@@ -621,6 +636,41 @@ MUTATIONS = [
         "if _checksum(view[offset : offset + _HEADER.size], view[keys_at:end]) != checksum:",
         "if False:",
         ("tasks/test_records.py::test_every_flipped_byte_of_a_segment_is_noticed",),
+    ),
+    Mutation(
+        "a column is not longer than its bytes allow",
+        "tasks/columns.py",
+        "    if count <= 8 * len(view):  # each element takes a bit at least\n",
+        "    if True:\n",
+        ("tasks/test_records.py::test_columns_that_are_none_are_refused_behind_a_right_checksum",),
+    ),
+    Mutation(
+        "what a column has sizes of is there before it is made",
+        "_speedups/_column_read.py",
+        "if min(sizes) < 0 or sum(sizes) > a_byte * self.left:",
+        "if False:",
+        ("test_columns.py::test_damaged_columns_are_refused",),
+    ),
+    Mutation(
+        "columns within one another are limited",
+        "_speedups/_column_read.py",
+        "if depth > MAX_DEPTH or kind >= len(_DECODERS)",
+        "if kind >= len(_DECODERS)",
+        ("test_columns.py::test_damaged_columns_are_refused",),
+    ),
+    Mutation(
+        "a column names only elements that it has",
+        "_speedups/_column_read.py",
+        "if max(numbers) >= size:",
+        "if False:",
+        ("test_columns.py::test_damaged_columns_are_refused",),
+    ),
+    Mutation(
+        "elements of a column take bits only where nothing larger is made of each",
+        "_speedups/_column_read.py",
+        "reader.bits(count, in_bits=in_bits and kind != TUPLES)",
+        "reader.bits(count, in_bits=True)",
+        ("test_columns.py::test_damaged_columns_are_refused",),
     ),
     Mutation(
         "a flush names partitions that there can be, in order",
@@ -1209,14 +1259,14 @@ MUTATIONS = [
     ),
     Mutation(
         "the driver reads items set aside by the rules of plain data",
-        "driver/set_aside.py",
+        "driver/failures/set_aside.py",
         "segment = decode_segment(data, offset, plain)",
         "segment = decode_segment(data, offset)",
         ("trust/test_plain_results.py::test_rows_of_items_set_aside_run_nothing_in_the_driver[key]",),
     ),
     Mutation(
         "the driver reads values of items set aside by the rules of plain data",
-        "driver/set_aside.py",
+        "driver/failures/set_aside.py",
         "return decode_value(data, plain)",
         "return decode_value(data)",
         ("trust/test_plain_results.py::test_rows_of_items_set_aside_run_nothing_in_the_driver[value]",),
@@ -1403,10 +1453,12 @@ MUTATIONS = [
     ),
     Mutation(
         "a generator is not closed while another thread runs it",
-        "driver/open_walk.py",
+        "driver/input/open_walk.py",
         "if self._thread not in (None, threading.get_ident()):",
         "if False:",
-        ("driver/test_feeding.py::TestEnds::test_it_is_not_closed_while_it_runs_and_nobody_waits_for_it",),
+        (
+            "driver/input/test_feeding.py::TestEnds::test_it_is_not_closed_while_it_runs_and_nobody_waits_for_it",
+        ),
     ),
     Mutation(
         "a link that waits for its turn is not silent",

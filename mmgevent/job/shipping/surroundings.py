@@ -65,5 +65,6 @@ def _forget_listings() -> None:
         if finder is None or not os.path.isabs(path):
             del sys.path_importer_cache[path]
     for each in [*sys.meta_path, *sys.path_importer_cache.values()]:
-        if each is not PathFinder and hasattr(each, "invalidate_caches"):
-            each.invalidate_caches()
+        invalidate = getattr(each, "invalidate_caches", None)
+        if each is not PathFinder and invalidate is not None:
+            invalidate()
