@@ -77,6 +77,7 @@ LOGGERS = {
     "cli/shared.py": "handlers and levels",
     "mincemeat/__main__.py": "handlers and levels",
     "job/shipping/library_settings.py": "levels of the user's loggers",
+    "driver/runners/spark_jvm.py": "the root logger gets a filter, and nothing is logged",
 }
 #: Names of streams whose `write` shows something to somebody.
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__", "console"}

@@ -24,7 +24,7 @@ from mmgevent.driver.runners.engines import require
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
-from mmgevent.driver.runners.spark_jvm import end_jvm
+from mmgevent.driver.runners.spark_jvm import end_jvm, without_ends_in_the_log
 from mmgevent.driver.runners.spark_knock import reach
 from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
 from mmgevent.machine.leftovers import TemporaryFolder
@@ -340,7 +340,10 @@ def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple
     for name, value in settings.items():
         builder = builder.config(name, value)
     try:
-        with local_environment() if is_local else contextlib.nullcontext():
+        with (
+            without_ends_in_the_log(),
+            local_environment() if is_local else contextlib.nullcontext(),
+        ):
             session = builder.getOrCreate()
     except Exception as error:
         told = explain(error)  # the JVM has to say it
@@ -356,9 +359,10 @@ def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple
             signal.signal(signal.SIGINT, on_interrupt)
 
     def end() -> None:
-        _leave(session.stop)
-        if not had_jvm:
-            end_jvm()
+        with without_ends_in_the_log():
+            _leave(session.stop)
+            if not had_jvm:
+                end_jvm()
 
     return session, end
 

@@ -20,6 +20,7 @@ from mmgevent.box.reports import Report
 from mmgevent.driver.runners import spark_errors, spark_sessions, spark_tasks
 from tests.driver.runners.places import DEADLINE_S, PLACES, wait_until
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
+from tests.integration.commands import ROOT, wait_for
 from tests.ports import free_port, reserved_port
 
 HAS_SPARK = (
@@ -451,3 +452,40 @@ def test_a_session_of_ours_ends_and_leaves_no_process(tmp_path):
     program.write_text(PROGRAM.replace("if __name__", CHILDREN + "if __name__", 1))
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.stdout == "left\n", done.stderr[-2000:]
+
+
+@needs_java
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["Setting default log level", "Setting Spark log level"])
+def test_ctrl_c_while_a_session_starts_is_one_line_and_leaves_no_jvm(moment, tmp_path):
+    job = tmp_path / "job.py"
+    job.write_text("datasource = {1: 1}\ndef mapfn(key, value): yield key, value\n")
+    command = [sys.executable, "-m", "mmgevent", "run", "--on", "spark-local:1", job]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(process.stderr, moment)  # before pyspark knows the port of the JVM, and after that
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)  # it ends when the JVM has ended, too
+    assert process.returncode == 130
+    assert "mmg-run: interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert "ERROR" not in stderr
+
+
+@needs_java
+@pytest.mark.long
+def test_ctrl_c_while_a_job_runs_is_two_lines_and_leaves_no_process(tmp_path):
+    pids, job = tmp_path / "pids", tmp_path / "job.py"
+    pids.mkdir()
+    job.write_text(
+        "import os, time\ndatasource = {1: 1}\n"
+        f"def mapfn(key, value):\n    open(os.path.join({str(pids)!r}, str(os.getpid())), 'w')\n    time.sleep(1000)\n"
+    )
+    command = [sys.executable, "-m", "mmgevent", "run", "--on", "spark-local:1", job]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: os.listdir(pids) or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "mmg-run: interrupted after" in stderr
+    assert "Traceback" not in stderr
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
