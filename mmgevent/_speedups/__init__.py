@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from mmgevent._speedups._block import Block, spread
 from mmgevent._speedups._fallback import COUNT, FIRST, MAX, MIN, NAN, SUM, BadKeyError, NoPairError
 
 #: Whether the C core is in use.
@@ -24,6 +25,7 @@ if NATIVE:
 
 if NATIVE:
     from mmgevent._speedups._core import (
+        ColumnFold,
         CsvRows,
         Items,
         check_pickle,
@@ -50,6 +52,7 @@ if NATIVE:
     )
 else:
     from mmgevent._speedups._fallback import (
+        ColumnFold,
         CsvRows,
         Items,
         check_pickle,
@@ -84,6 +87,8 @@ __all__ = [
     "NATIVE",
     "SUM",
     "BadKeyError",
+    "Block",
+    "ColumnFold",
     "CsvRows",
     "Items",
     "NoPairError",
@@ -103,6 +108,7 @@ __all__ = [
     "pieces_of",
     "placed",
     "scatter",
+    "spread",
     "stream_items",
     "take",
     "unify_nan",

@@ -16,9 +16,11 @@
  *
  * key, value  set to new references.
  *
- * Returns 1, or 0 at the end, or -1 with an exception. */
+ * *block      set to a new reference where a Block comes instead; the others are not set.
+ *
+ * Returns 1, or 0 at the end or at a block, or -1 with an exception. */
 static inline int
-next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value)
+next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value, PyObject **block)
 {
     PyObject *pair = PyIter_Next(iterator); /* owned */
     int result = 1;
@@ -35,7 +37,14 @@ next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value
         *value = Py_NewRef(PyList_GET_ITEM(pair, 1));
     }
     else {
-        result = raise_by_twin(module, "_pair_error", pair);
+        result = is_block(module, pair);
+        if (result > 0) {
+            *block = pair;
+            return 0;
+        }
+        if (result == 0) {
+            result = raise_by_twin(module, "_pair_error", pair);
+        }
     }
     Py_DECREF(pair);
     return result;
@@ -50,6 +59,7 @@ consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budge
 {
     PyObject *iterator = PyObject_GetIter(pairs); /* owned */
     PyObject *one = PyLong_FromLong(1);           /* owned */
+    PyObject *block = NULL;                       /* owned */
     PyObject *previous = NULL;                    /* owned, so that no other value gets its address */
     PyObject *result = NULL;
     struct table table = {0};
@@ -64,7 +74,7 @@ consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budge
         PyObject *key = NULL;   /* owned */
         PyObject *value = NULL; /* owned; `previous` takes it over */
         int stored = 0;         /* as group_plain() returns */
-        got = next_pair(module, iterator, &key, &value);
+        got = next_pair(module, iterator, &key, &value, &block);
         if (got <= 0) {
             break;
         }
@@ -97,10 +107,13 @@ consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budge
         got = -1;
     }
     if (got >= 0) {
-        result = Py_BuildValue("(OLL)", got ? Py_False : Py_True, (long long)used, (long long)records);
+        PyObject *const exhausted = got ? Py_False : Py_True; /* borrowed */
+        result = Py_BuildValue(
+            "(OLL)", block != NULL ? block : exhausted, (long long)used, (long long)records);
     }
 done:
     table_close(&table);
+    Py_XDECREF(block);
     Py_XDECREF(previous);
     Py_XDECREF(one);
     Py_XDECREF(iterator);

@@ -12,6 +12,7 @@
  *   _marking.h   make_mark()                      _opcodes.h  check_pickle()
  *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
+ *   _block_fold.h  the class ColumnFold
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
  * theirs, so workers with and without this module serve one job.  Shapes, units and errors are
@@ -26,6 +27,7 @@
 
 #include <stdint.h>
 
+#include "_block_fold.h"
 #include "_consume.h"
 #include "_digest.h"
 #include "_estimate.h"
@@ -339,6 +341,7 @@ module_exec(PyObject *module)
         {"unhashable_error", "_unhashable_error"},
         {"pair_error", "_pair_error"},
         {"make_mark", "_make_mark"},
+        {"Block", "_Block"},
     };
     static const struct {
         PyType_Spec *spec;
@@ -352,6 +355,7 @@ module_exec(PyObject *module)
         {&values_spec, "_Values"},
         {&row_lines_spec, "_RowLines"},
         {&rows_spec, "CsvRows"},
+        {&column_fold_spec, "ColumnFold"},
     };
     PyObject *twin = PyImport_ImportModule("mmgevent._speedups._fallback"); /* owned */
     int result = twin == NULL ? -1 : 0;

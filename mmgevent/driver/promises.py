@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mmgevent._speedups import spread
 from mmgevent.driver.sameness import are_same, find_difference
 from mmgevent.errors import BrokenPromiseError
 from mmgevent.job.functions import Functions
@@ -130,7 +131,7 @@ class Promises:
             output = mapfn(*items[0])
         else:
             output = mapfn([key for key, _ in items], [value for _, value in items])
-        return [(key, value) for key, value in pairs_of(output, "mapfn")]
+        return [(key, value) for key, value in spread(pairs_of(output, "mapfn"))]
 
     def _compare(
         self, call: Sequence[int], one: Any, other: Any, promise: str, found: str, advice: str

@@ -26,7 +26,7 @@ from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallMapping, CallRules
 from mmgevent.tasks.counters import TaskTally
-from mmgevent.tasks.grouping import Grouping
+from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
@@ -109,6 +109,7 @@ class MapTask:
         self._items = TaskItems(items, first_entry=first_index, skip=skip, part=part, mark=mark)
         self._skipping = skipping if skipping is not None and skipping.is_needed else None
         self._originals: Originals | None = None  # of the mapping, if it may need any
+        self._grouping = Grouping(self._fold_op)
         self._mapping = self._make_mapping(
             functions.mapfn, mark, map_items, calls, skipping, decode, first_index
         )
@@ -127,7 +128,7 @@ class MapTask:
         decode: Decode | None,
         first_index: int,
     ) -> StreamedMapping | CarefulMapping | CallMapping:
-        grouping = Grouping(self._fold_op)
+        grouping = self._grouping
         items, budget, skipping = self._items, self._budget, self._skipping
         if calls is not None:
             originals = self._originals = Originals(decode, first_index, calls.size)
@@ -159,7 +160,7 @@ class MapTask:
             self._mark_flush(None)  # from here on any item may be at fault
         return self.stats
 
-    def _flush_blaming(self, groups: dict[Any, Any], records: int) -> None:
+    def _flush_blaming(self, groups: Groups, records: int) -> None:
         """Flush groups. Blame an item for what goes wrong only if no other item can be at fault."""
         begun = self._items.count
         is_of_one = begun - self._flushed_items <= 1 and self._items.position is not None
@@ -186,7 +187,14 @@ class MapTask:
 
     # -- groups to flushes
 
-    def _flush(self, groups: dict[Any, Any], records: int, item: int | None) -> None:
+    def _flush(self, groups: Groups, records: int, item: int | None) -> None:
+        if groups.columns is not None:
+            if not len(groups):
+                self.stats.groups += len(groups.columns)
+                self._emit_columns(groups.columns, item)
+                groups.clear()
+                return
+            self._grouping.pour(groups)
         self.stats.groups += len(groups)
         if self._collectfn is not None and self._collect_form == "iterator":
             self._collect_all(groups, item)
@@ -240,10 +248,11 @@ class MapTask:
     def _collect_all(self, groups: dict[Any, Any], item: int | None) -> None:
         """Call a collectfn of iterator form on the groups of one flush, and emit what it yields."""
         try:
-            pairs = _spread(pairs_of(self._collectfn(iter(groups.items())), "collectfn"))
+            collected_of = pairs_of(self._collectfn(iter(groups.items())), "collectfn")
+            pairs = _spread(_speedups.spread(collected_of))
         except BaseException as error:
             raise blame_records(error, "collectfn", self._key_at_fault(item), item) from error
-        exhausted = False
+        exhausted: object = False
         while not exhausted:
             collected: dict[Any, Any] = {}
             try:
@@ -260,15 +269,28 @@ class MapTask:
         except BaseException as error:
             raise _blame_keys(error, groups, function, self._key_at_fault(item), item) from error
         groups.clear()
+        self._emit_parts(_taken(parts), grouped, hashed, function, item)
+
+    def _emit_columns(self, columns: _speedups.ColumnFold, item: int | None) -> None:
+        """Encode and emit what was folded as columns, one partition at a time as objects."""
+        columns.deal(self._partitions)
+        parts = ((partition, columns.part(partition)) for partition in range(self._partitions))
+        self._emit_parts((part for part in parts if part[1][0]), False, False, "mapfn", item)
+
+    def _emit_parts(
+        self,
+        parts: Iterator[tuple[int, tuple[list[Any], list[Any]]]],
+        grouped: bool,
+        hashed: bool,
+        function: str | None,
+        item: int | None,
+    ) -> None:
+        """Encode and emit (partition, (keys, values))."""
         segments: dict[int, bytes] = {}
         size = 0
-        for partition, part in enumerate(parts):
-            if part is None:
-                continue
-            parts[partition] = None  # frees memory
+        for partition, (keys, values) in parts:
             if partition in self._unwanted:
                 continue
-            keys, values = part
             try:
                 segment = encode_segment(keys, values, grouped=grouped, hashed=hashed, plain=self._plain)
             except BaseException as error:
@@ -307,6 +329,15 @@ def _blame_keys(
         except BaseException as again:
             return blame_records(again, function, key if named is NO_KEY else named, item)
     return blame_records(error, function, named, item)
+
+
+def _taken(parts: list[Any]) -> Iterator[tuple[int, tuple[list[Any], list[Any]]]]:
+    """Yield the partitions of a list that have records, and take them out of it."""
+    for partition, part in enumerate(parts):
+        if part is not None:
+            parts[partition] = None  # frees memory
+            yield partition, part
+            del part
 
 
 def _mark_nothing(index: int, key: Any) -> None:
