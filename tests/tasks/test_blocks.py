@@ -120,9 +120,8 @@ def test_columns_of_every_kind_give_what_their_pairs_give(name, reducefn):
     column = COLUMNS[name]
     number = COLUMNS["int64"]
     blocks = [(column, number), (column[2:], number[2:]), (number, column)]
-    if name in UNORDERED or isinstance(as_list(column)[0], str | bytes):
-        if reducefn in FOLDS:  # which cannot take such values
-            blocks.pop()
+    if reducefn in FOLDS and (name in UNORDERED or isinstance(as_list(column)[0], str | bytes)):
+        blocks.pop()  # no fold can take such values
     check_like_pairs(blocks, reducefn)
 
 
