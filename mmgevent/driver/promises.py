@@ -16,6 +16,7 @@ from mmgevent.driver.sameness import are_same, find_difference
 from mmgevent.errors import BrokenPromiseError
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import short_repr
+from mmgevent.tasks.number_arrays import array_for_reducefn
 from mmgevent.tasks.returned import pairs_of
 from mmgevent.tasks.value_order import ValueOrder
 
@@ -218,6 +219,8 @@ class Promises:
             order = ValueOrder(None if rule is True else rule)
             for key, values in groups.items():
                 order.sort(key, values)
+        if self._functions.arrays:
+            groups = {key: array_for_reducefn(key, values) for key, values in groups.items()}
         if self._functions.reduce_form == "iterator":
             return [(key, value) for key, value in pairs_of(reducefn(iter(groups.items())), "reducefn")]
         return [(key, reducefn(key, values)) for key, values in groups.items()]

@@ -206,6 +206,18 @@ class Readable(Generic[K, V]):
         """
         return self._runner.errors()
 
+    def columns(self) -> tuple[Any, Any]:
+        """Wait for the job and return the keys and the values of its results, as two columns.
+
+        With numpy they are arrays: of int64, float64 or bool where all are of one of these kinds, else
+        of objects. Without numpy, ints and floats are in an `array.array`, all else in a list. Results
+        are given out as by `write`. Raises the errors of `result`.
+        """
+        from mmgevent.driver.result_columns import columns_of  # rarely needed
+
+        with closing(self._records()) as records:
+            return columns_of(records)
+
     def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:
         """Wait for the job and return its results as a DataFrame of pandas.
 
