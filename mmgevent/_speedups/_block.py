@@ -199,9 +199,7 @@ def _arrow_buffer(array: Any) -> Any:
     if form is None or array.null_count:
         return None
     if hasattr(array, "num_chunks"):
-        if array.num_chunks != 1:
-            return None
-        array = array.chunk(0)
+        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
     if not hasattr(array, "buffers"):
         return None
     buffer = array.buffers()[1]
