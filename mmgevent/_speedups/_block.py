@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, cast
 
 #: Records of a block that are made into objects at a time.
-_SLICE_RECORDS = 4096
+SLICE_RECORDS = 4096
 
 #: Formats of the buffer protocol that `ColumnFold` reads, by kind: int or float, in native order.
 _WHOLE_FORMATS = frozenset("bBhHiIlLqQ")
@@ -71,10 +71,10 @@ class Block:
 
     def pairs(self, start: int = 0) -> Iterator[tuple[Any, Any]]:
         """Yield the records from `start` on, a few thousand of them as objects at a time."""
-        return chain.from_iterable(map(self._slice, range(start, self._length, _SLICE_RECORDS)))
+        return chain.from_iterable(map(self._slice, range(start, self._length, SLICE_RECORDS)))
 
     def _slice(self, start: int) -> Iterator[tuple[Any, Any]]:
-        end = min(start + _SLICE_RECORDS, self._length)
+        end = min(start + SLICE_RECORDS, self._length)
         keys = self._key_lister(self._keys[start:end])
         values = self._value_lister(self._values[start:end])
         if len(keys) != end - start or len(values) != end - start:
