@@ -201,6 +201,22 @@ def test_blocks_and_pairs_may_be_mixed():
         assert shown(run.results) == shown(again.results)
 
 
+def test_a_pair_after_a_block_counts_after_it():
+    numbers = np.arange(3)
+
+    def mapfn(key, value):
+        yield mmg.Block(numbers, numbers / 4)
+        yield True, 7.5
+        yield mmg.Block(numbers + 0.0, numbers / 4 - 0.0)
+        yield mmg.Block(numbers, numbers)
+
+    for reducefn in FOLDS:
+        run = Run(mapfn, [(0, 0)], reducefn, rules=Skipping())
+        again = Run(lambda k, v: _speedups.spread(mapfn(k, v)), [(0, 0)], reducefn, rules=Skipping())
+        assert shown(run.results) == shown(again.results)
+    assert Run(mapfn, [(0, 0)], first_value, rules=Skipping()).results[1] == 0.25
+
+
 def test_a_mapfn_may_return_one_block_and_a_call_may_use_its_arrays_again():
     keys = np.zeros(3000, int)
 

@@ -919,7 +919,7 @@ MUTATIONS = [
         "tasks/grouping.py",
         "            self.pour(groups)\n            records = chain",
         "            records = chain",
-        ("tasks/test_blocks.py::test_blocks_and_pairs_may_be_mixed",),
+        ("tasks/test_blocks.py::test_a_pair_after_a_block_counts_after_it",),
     ),
     Mutation(
         "columns of unequal length are no block",
