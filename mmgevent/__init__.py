@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from mmgevent.access.certificates import Certificates
     from mmgevent.driver.cluster_executor import ClusterExecutor
     from mmgevent.driver.connecting import connect
+    from mmgevent.driver.failures.set_aside import NotKept
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.local_cluster import LocalCluster, run
     from mmgevent.driver.node import Node
-    from mmgevent.driver.set_aside import NotKept
     from mmgevent.errors import (
         AuthenticationError,
         ConnectError,
@@ -120,7 +120,7 @@ _HOMES = {
     "Lines": "job.inputs.lines",
     "LocalCluster": "driver.local_cluster",
     "Node": "driver.node",
-    "NotKept": "driver.set_aside",
+    "NotKept": "driver.failures.set_aside",
     "Parquet": "job.inputs.parquet",
     "Query": "job.inputs.query",
     "connect": "driver.connecting",

@@ -87,8 +87,8 @@ def check(job: Job[K, V], *, cluster: BaseCluster | None = None) -> dict[K, V]:
 
 def _check_stage(job: Job[Any, Any], cluster: BaseCluster, number: int, count: int) -> list[Record]:
     """Check a job of one stage; return its records."""
-    from mmgevent.driver.promises import Promises
     from mmgevent.driver.runners.inline import run_inline
+    from mmgevent.driver.trying.promises import Promises
 
     functions = job.functions()
     if functions.offered_names:
@@ -172,8 +172,8 @@ def _check_runs(job: Job[Any, Any], cluster: BaseCluster, expected: list[Record]
 
 
 def _compare(expected: list[Record], records: list[Record], how: str) -> None:
-    from mmgevent.driver.promises import SHOWN_CHARS
-    from mmgevent.driver.sameness import find_difference
+    from mmgevent.driver.trying.promises import SHOWN_CHARS
+    from mmgevent.driver.trying.sameness import find_difference
     from mmgevent.tasks.blame import short_repr
 
     difference = find_difference(expected, records)

@@ -344,8 +344,8 @@ def test_one_module_pickles_data_and_one_ships_code():
         "mincemeat.commands",  # what scripts send one another; encoded and decoded in their processes only
         "job.outputs.runs",  # results on their way to and from a file of this process
         "driver.cluster_executor",  # large arguments of calls, which the caller sends to its own functions
-        "driver.promises",  # copies within a test's process, and whether they are the same
-        "driver.sameness",  # compares what has no == by its pickle
+        "driver.trying.promises",  # copies within a test's process, and whether they are the same
+        "driver.trying.sameness",  # compares what has no == by its pickle
         "tasks.records",
         "tasks.plain_data",  # that of workers that are not trusted
         "tasks.unpicklable",  # tries what fails, one record after another
@@ -359,7 +359,7 @@ def test_one_module_pickles_data_and_one_ships_code():
     }
 
 
-PURE = ["driver.batching", *(name for name in IMPORTS if name.startswith("engine.scheduler"))]
+PURE = ["driver.input.batching", *(name for name in IMPORTS if name.startswith("engine.scheduler"))]
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -64,8 +64,8 @@ WRITERS = {
     "cli/exits.py": "say applies it; print_out prints help, versions and the user's own password",
     "cli/option_pages.py": "names of our own files",
     "cli/status_tables.py": "console.print gets rows that `clean_row` made fit",
-    "driver/live_block.py": "console.print gets shown text without markup",
-    "driver/reporters.py": "say applies it",
+    "driver/progress/live_block.py": "console.print gets shown text without markup",
+    "driver/progress/reporters.py": "say applies it",
     "engine/watchdog.py": "a text of ours without a word of others",
 }
 #: Modules that name a logger past `get_log`, each with a reason.

@@ -13,8 +13,8 @@ from typing import Any
 
 import mmgevent as mmg
 from benchmarks.engines.on_mmgevent import JOBS
-from mmgevent.driver import feeding
-from mmgevent.driver.batching import BatchSize
+from mmgevent.driver.input import feeding
+from mmgevent.driver.input.batching import BatchSize
 
 HELP = "items per second with one item a task"
 

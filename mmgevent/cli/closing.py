@@ -78,7 +78,7 @@ class Closing:
     def _end(self, code: int, name: str, figures: dict[str, Any]) -> int:
         import json
 
-        from mmgevent.driver.closing_line import cpu_share, describe_end
+        from mmgevent.driver.progress.closing_line import cpu_share, describe_end
 
         seconds = time.monotonic() - self._started_s
         state, how = _ENDINGS.get(code, _FAILED)

@@ -9,7 +9,7 @@ from typing import IO, Any
 from mmgevent.cli.counts import MAX_DIGITS
 from mmgevent.cli.exits import StdoutClosed
 from mmgevent.cli.options import Arguments
-from mmgevent.driver.glance import Glance, take_glance
+from mmgevent.driver.trying.glance import Glance, take_glance
 from mmgevent.errors import JobError, UsageError
 from mmgevent.job.job import Job
 from mmgevent.machine.resources import count_default_executors

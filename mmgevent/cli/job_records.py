@@ -14,7 +14,7 @@ from mmgevent.errors import OutputError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
-    from mmgevent.driver.log_file import LogFile
+    from mmgevent.driver.log.file import LogFile
     from mmgevent.report.digest import Digest
 
 #: Items and keys that -v names.
@@ -52,7 +52,7 @@ def kept(command: str, arguments: Arguments) -> Iterator[LogFile | None]:
     if arguments.job_log is None and report is None and not is_verbose:
         yield None
         return
-    from mmgevent.driver.log_file import LogFile
+    from mmgevent.driver.log.file import LogFile
     from mmgevent.report.digest import Digest
 
     digest = Digest()

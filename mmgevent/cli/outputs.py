@@ -16,7 +16,7 @@ from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.cli.closing import Closing
-    from mmgevent.driver.reporters import Reporter
+    from mmgevent.driver.progress.reporters import Reporter
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
 

@@ -63,7 +63,7 @@ def run_replay(name: str, arguments: Arguments) -> int:
 
 
 def _replay(name: str, arguments: Arguments) -> int:
-    from mmgevent.driver.replay import Replay
+    from mmgevent.driver.failures.replay import Replay
     from mmgevent.job.bundle import read_bundle
     from mmgevent.job.shipping.pack import preload
     from mmgevent.tasks.blame import short_repr

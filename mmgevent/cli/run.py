@@ -28,8 +28,8 @@ from mmgevent.shown_text import shown
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.log_file import LogFile
-    from mmgevent.driver.reporters import Reporter
+    from mmgevent.driver.log.file import LogFile
+    from mmgevent.driver.progress.reporters import Reporter
     from mmgevent.job.job import Job
 
 

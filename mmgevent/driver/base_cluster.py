@@ -18,12 +18,12 @@ from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_logs import OnLog
     from mmgevent.driver.listed import JobInfo, WorkerInfo
-    from mmgevent.driver.log_file import LogFile
-    from mmgevent.driver.progress import Progress
+    from mmgevent.driver.log.file import LogFile
+    from mmgevent.driver.log.prints import OnLog
+    from mmgevent.driver.progress.progress import Progress
+    from mmgevent.driver.progress.showing import Shown
     from mmgevent.driver.runners.runner import Runner
-    from mmgevent.driver.showing import Shown
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
     from mmgevent.job.outputs.parts_plan import PartsPlan
@@ -115,7 +115,7 @@ class BaseCluster(ABC):
             runner.state.signals.logs.on_line = logs
             with self._start_log(runner, out), closing(runner.records()) as records:
                 return build_dict(results_of(runner, records))
-        from mmgevent.driver.showing import check_progress
+        from mmgevent.driver.progress.showing import check_progress
 
         check_progress(progress)
         if not progress:
@@ -149,7 +149,7 @@ class BaseCluster(ABC):
         """Begin the log of a job, if it keeps one; return a context whose end is that of the log."""
         if out is None:
             return nullcontext()
-        from mmgevent.driver.kept_log import ending, start_log
+        from mmgevent.driver.log.kept import ending, start_log
 
         return ending(start_log(out, runner, self._engine_name()), runner.state)
 
@@ -266,7 +266,7 @@ class BaseCluster(ABC):
         return f"<{type(self).__name__} {self._describe()}{self._describe_jobs()}>"
 
     def _repr_html_(self) -> str:
-        from mmgevent.driver.html_text import line_html
+        from mmgevent.driver.progress.html_text import line_html
 
         lines = [line_html(type(self).__name__, self._describe() + self._describe_jobs())]
         return "".join([*lines, *(handle._repr_html_() for handle in self._running())])
@@ -350,7 +350,7 @@ class BaseCluster(ABC):
 
 
 def _shown(job: Any, on_progress: OnProgress | None, on_notice: OnNotice | None) -> Shown:
-    from mmgevent.driver.showing import Shown  # rarely needed
+    from mmgevent.driver.progress.showing import Shown  # rarely needed
 
     return Shown(getattr(job, "name", "job"), on_progress, on_notice)
 
@@ -364,6 +364,6 @@ def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:
 def _opened(job_log: str | os.PathLike[str] | LogFile | None) -> AbstractContextManager[LogFile | None]:
     if job_log is None:
         return nullcontext()
-    from mmgevent.driver.kept_log import opened_log  # rarely needed
+    from mmgevent.driver.log.kept import opened_log  # rarely needed
 
     return opened_log(job_log)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
 from mmgevent.driver.results import build_dict, results_of
 from mmgevent.driver.runners.runner import LOOK_S, Runner

@@ -12,12 +12,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.engine_link import EngineProcess
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.failures.set_aside import Found, Place
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob, pack_job, with_parts
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
-from mmgevent.driver.set_aside import Found, Place
 from mmgevent.driver.submission import EngineLost, Submission
 from mmgevent.engine.start import start_error
 from mmgevent.errors import (

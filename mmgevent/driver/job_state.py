@@ -12,9 +12,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mmgevent.driver.failures.set_aside import SetAside
 from mmgevent.driver.notices import Notices
-from mmgevent.driver.progress import PhaseClock, Progress, complete
-from mmgevent.driver.set_aside import SetAside
+from mmgevent.driver.progress.progress import PhaseClock, Progress, complete
 from mmgevent.driver.signals import JobSignals
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
@@ -25,14 +25,14 @@ from mmgevent.wire.frames import Frame
 
 if TYPE_CHECKING:
     from mmgevent.box.reports import Report
-    from mmgevent.driver.input_total import InputTotal
+    from mmgevent.driver.input.total import InputTotal
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
 
 
 class JobEvents(Protocol):
-    """What the log of a job is told, see `driver.job_log`."""
+    """What the log of a job is told, see `driver.log.job_log`."""
 
     def progress(self, progress: Progress) -> None: ...
     def notice(self, text: str) -> None: ...

@@ -13,7 +13,7 @@ from mmgevent.errors import ForkedError, UsageError
 from mmgevent.job.job import K, V
 
 if TYPE_CHECKING:
-    from mmgevent.driver.error_groups import ErrorGroup
+    from mmgevent.driver.failures.error_groups import ErrorGroup
     from mmgevent.driver.job_state import JobState
     from mmgevent.job.outputs.ranking import Order
     from mmgevent.job.outputs.sinks import Sink
@@ -41,13 +41,13 @@ class Readable(Generic[K, V]):
         return self._runner.state
 
     def __repr__(self) -> str:
-        from mmgevent.driver.progress_text import describe_state
+        from mmgevent.driver.progress.text import describe_state
 
         said = describe_state(self.state.look(), self._final_state())
         return f"<{type(self).__name__} {self.state.name} {said}>"
 
     def _repr_html_(self) -> str:
-        from mmgevent.driver.html_text import job_html
+        from mmgevent.driver.progress.html_text import job_html
 
         state = self.state
         return job_html(state.name, state.look(), self._final_state(), state.figures())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmgevent.driver.job_logs import JobLogs
+from mmgevent.driver.log.prints import JobLogs
 from mmgevent.errors import ProtocolError
 from mmgevent.tasks.counters import Totals, check_names, sum_counts
 from mmgevent.wire.shapes import COUNTERS

@@ -15,14 +15,14 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmgevent.driver.batching import Speed
-from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input.batching import Speed
+from mmgevent.driver.input.encoding import EncodedBatch
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob
+from mmgevent.driver.progress.server_figures import read_progress, read_stats
 from mmgevent.driver.runners.decoding import decode_segments, find_receipt
-from mmgevent.driver.server_figures import read_progress, read_stats
 from mmgevent.errors import (
     JobError,
     MmgeventError,

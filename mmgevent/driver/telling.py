@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmgevent.driver.job_logs import LogLine
+from mmgevent.driver.log.prints import LogLine
 from mmgevent.driver.runners.runner import Runner
 
 

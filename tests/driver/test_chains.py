@@ -13,13 +13,13 @@ import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.driver import stage_results
 from mmgevent.driver.engine_link import EngineProcess
-from mmgevent.driver.glance import take_glance
-from mmgevent.driver.progress import Progress
-from mmgevent.driver.progress_text import describe
+from mmgevent.driver.progress.progress import Progress
+from mmgevent.driver.progress.text import describe
 from mmgevent.driver.runners.chained import ChainRunner
 from mmgevent.driver.runners.inline import InlineRunner
 from mmgevent.driver.stage_results import StageResults
 from mmgevent.driver.submission import Submission
+from mmgevent.driver.trying.glance import take_glance
 from mmgevent.errors import JobCancelled, JobError, OptionError
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.wire.frames import CONTROL

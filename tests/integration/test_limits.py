@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver import encoding
+from mmgevent.driver.input import encoding
 from mmgevent.job.shipping import packer
 from mmgevent.machine import environment
 from mmgevent.machine.environment import find_fault, max_bytes

@@ -9,9 +9,10 @@ import threading
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver import bundles, kept_batches
+from mmgevent.driver.failures import bundles
+from mmgevent.driver.failures.set_aside import SetAside
 from mmgevent.driver.handle import GRACE_S
-from mmgevent.driver.set_aside import SetAside
+from mmgevent.driver.input import kept_batches
 from mmgevent.job.bundle import read_bundle, write_bundle
 from mmgevent.tasks.given import MAX_SENT_BYTES
 from mmgevent.tasks.records import decode_value

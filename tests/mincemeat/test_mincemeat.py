@@ -8,8 +8,8 @@ import time
 import pytest
 
 import mmgevent.mincemeat as mincemeat
-from mmgevent.driver.batching import Speed
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input.batching import Speed
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.runners.inline import run_inline
 from mmgevent.errors import DatasourceError, FunctionError, PasswordError, ProtocolError, UsageError
 from mmgevent.job.inputs.sources import iterate

@@ -61,7 +61,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the input of a bundle stays plain data",
-        "driver/replay.py",
+        "driver/failures/replay.py",
         """if self._header.get("is_plain"):""",
         "if False:",
         ("integration/test_replay.py::test_plain_results_stay_plain_in_a_bundle",),
@@ -123,10 +123,10 @@ MUTATIONS = [
     ),
     Mutation(
         "no part of a line stays in a job log",
-        "driver/log_file.py",
+        "driver/log/file.py",
         "                self._drop_part()",
         "                pass",
-        ("driver/test_job_log.py::test_of_a_line_for_which_there_is_no_room_nothing_stays",),
+        ("driver/log/test_job_log.py::test_of_a_line_for_which_there_is_no_room_nothing_stays",),
     ),
     Mutation(
         "a driver that does not read gets no more rows of attempts",
@@ -1219,14 +1219,14 @@ MUTATIONS = [
     ),
     Mutation(
         "the driver reads items set aside by the rules of plain data",
-        "driver/set_aside.py",
+        "driver/failures/set_aside.py",
         "segment = decode_segment(data, offset, plain)",
         "segment = decode_segment(data, offset)",
         ("trust/test_plain_results.py::test_rows_of_items_set_aside_run_nothing_in_the_driver[key]",),
     ),
     Mutation(
         "the driver reads values of items set aside by the rules of plain data",
-        "driver/set_aside.py",
+        "driver/failures/set_aside.py",
         "return decode_value(data, plain)",
         "return decode_value(data)",
         ("trust/test_plain_results.py::test_rows_of_items_set_aside_run_nothing_in_the_driver[value]",),
@@ -1413,10 +1413,12 @@ MUTATIONS = [
     ),
     Mutation(
         "a generator is not closed while another thread runs it",
-        "driver/open_walk.py",
+        "driver/input/open_walk.py",
         "if self._thread not in (None, threading.get_ident()):",
         "if False:",
-        ("driver/test_feeding.py::TestEnds::test_it_is_not_closed_while_it_runs_and_nobody_waits_for_it",),
+        (
+            "driver/input/test_feeding.py::TestEnds::test_it_is_not_closed_while_it_runs_and_nobody_waits_for_it",
+        ),
     ),
     Mutation(
         "a link that waits for its turn is not silent",

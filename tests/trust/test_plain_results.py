@@ -13,7 +13,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent.cli.options import parse
 from mmgevent.cli.run import COMMAND, which_results
-from mmgevent.driver import set_aside
+from mmgevent.driver.failures import set_aside
 from mmgevent.tasks import records
 from mmgevent.tasks.plain_rules import PlainRules
 from mmgevent.tasks.records import encode_flush, encode_segment

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 from mmgevent.box.reports import Report
-from mmgevent.driver.batching import Speed
-from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input.batching import Speed
+from mmgevent.driver.input.encoding import EncodedBatch
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.errors import JobError, TooManySkippedError
 from mmgevent.job.options import JobOptions

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.failures.set_aside import Found, Place
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.packing import pack_job
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.runners.accounts import Accounts
 from mmgevent.driver.runners.refusals import refuse_elsewhere
 from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
-from mmgevent.driver.set_aside import Found, Place
 from mmgevent.engine.start import start_error
 from mmgevent.job.job import Job
 from mmgevent.job.shipping.trial import Trial

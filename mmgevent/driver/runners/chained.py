@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.input_total import InputTotal
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.input.total import InputTotal
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.stage_results import StageResults
 from mmgevent.errors import DatasourceError, JobCancelled, JobError, MmgeventError, UsageError
@@ -21,8 +21,8 @@ from mmgevent.job.job import Job
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
 if TYPE_CHECKING:
-    from mmgevent.driver.error_groups import ErrorGroup
-    from mmgevent.driver.job_log import JobLog
+    from mmgevent.driver.failures.error_groups import ErrorGroup
+    from mmgevent.driver.log.job_log import JobLog
     from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.set_aside import unreadable
+from mmgevent.driver.failures.set_aside import unreadable
 from mmgevent.errors import JobError
 from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.records import (

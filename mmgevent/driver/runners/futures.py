@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
-from mmgevent.driver.batching import next_size
+from mmgevent.driver.input.batching import next_size
 from mmgevent.driver.packing import with_parts
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes, find_receipt_in_flush
 from mmgevent.driver.runners.lookout import Lookout

@@ -12,20 +12,20 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mmgevent.driver.failures.set_aside import Found, Place
 from mmgevent.driver.job_state import JobState
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.results import results_of
 from mmgevent.driver.runners.inline_run import InlineRun
 from mmgevent.driver.runners.runner import Record, Runner
-from mmgevent.driver.set_aside import Found, Place
 from mmgevent.errors import UsageError
 from mmgevent.job.arguments import items_showing, list_to_show
 from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
-    from mmgevent.driver.job_log import JobLog
-    from mmgevent.driver.log_file import LogFile
+    from mmgevent.driver.log.file import LogFile
+    from mmgevent.driver.log.job_log import JobLog
     from mmgevent.job.outputs.sinks import Sink
 
 log = get_log(__name__)
@@ -50,7 +50,7 @@ def run_inline(
     if job_log is None:
         runner = _make_runner(job, sink, watch)
         return _finished(runner)
-    from mmgevent.driver.kept_log import opened_log, start_log
+    from mmgevent.driver.log.kept import opened_log, start_log
 
     with opened_log(job_log) as out:
         runner = _make_runner(job, sink, watch)
@@ -77,7 +77,7 @@ def _make_runner(job: Job[Any, Any], sink: Sink | None, watch: Callable[[JobStat
 
 
 def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
-    from mmgevent.driver.kept_log import ending
+    from mmgevent.driver.log.kept import ending
 
     with ending(job_log, runner.state):
         yield from _finished(runner)

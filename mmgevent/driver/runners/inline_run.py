@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator
 from time import monotonic, process_time_ns
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.batching import Speed
-from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input.batching import Speed
+from mmgevent.driver.input.encoding import EncodedBatch
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.job_state import JobState
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.runners.decoding import decode_flushes, whole_segments
 from mmgevent.driver.runners.pieces import MapPiece, ended_by, note_item
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch
-from mmgevent.driver.batching import YOUNG_BATCH_S, BatchSize
-from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.input.batching import YOUNG_BATCH_S, BatchSize
+from mmgevent.driver.input.encoding import EncodedBatch
 
 #: Time after which a task of unknown cost gives the rest back, seconds.
 BUDGET_S = YOUNG_BATCH_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.input.encoding import EncodedBatch
 from mmgevent.errors import JobError
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.given import add_item

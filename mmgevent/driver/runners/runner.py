@@ -18,16 +18,16 @@ from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from mmgevent.driver.failures.set_aside import Found, Place
 from mmgevent.driver.job_state import JobState
-from mmgevent.driver.progress import Progress
-from mmgevent.driver.set_aside import Found, Place
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
 
 if TYPE_CHECKING:
-    from mmgevent.driver.bundles import FailedJob
-    from mmgevent.driver.error_groups import ErrorGroup
-    from mmgevent.driver.job_log import JobLog
+    from mmgevent.driver.failures.bundles import FailedJob
+    from mmgevent.driver.failures.error_groups import ErrorGroup
+    from mmgevent.driver.log.job_log import JobLog
     from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
     from mmgevent.tasks.plain_rules import PlainRules
@@ -175,7 +175,7 @@ class Runner(ABC):
 
     def as_failed(self) -> FailedJob:
         """Return what a bundle takes of this job."""
-        from mmgevent.driver.bundles import FailedJob  # rarely needed
+        from mmgevent.driver.failures.bundles import FailedJob  # rarely needed
 
         return FailedJob(self.job, self.state, self.plain, self.find_item, self.pack_code)
 
@@ -187,7 +187,7 @@ class Runner(ABC):
         """Keep what runs a failed call again, if the job wants that, and let the error name it."""
         if isinstance(error, JobError):
             if self.job.options.bundles and error.bundle is None:
-                from mmgevent.driver.bundles import KEEP_S, keep_bundle  # rarely needed
+                from mmgevent.driver.failures.bundles import KEEP_S, keep_bundle  # rarely needed
 
                 self.keeps_until_s = monotonic() + KEEP_S
                 keep_bundle(self.stage_of(error).as_failed(), error)
@@ -198,15 +198,15 @@ class Runner(ABC):
         """Say which errors set items aside, and how many items that were."""
         state = self.state
         if state.set_aside.count and (self.job.options.bundles or not state.are_all_named):
-            from mmgevent.driver.bundles import describe_skipped  # rarely needed
+            from mmgevent.driver.failures.bundles import describe_skipped  # rarely needed
 
             for text in describe_skipped(self.as_failed()):
                 state.notice(text)
         state.notice_skipped_count()
 
     def errors(self) -> list[ErrorGroup]:
-        """Return the errors that have set items aside so far, see `driver.error_groups`."""
-        from mmgevent.driver.error_groups import group_failures  # rarely needed
+        """Return the errors that have set items aside so far, see `driver.failures.error_groups`."""
+        from mmgevent.driver.failures.error_groups import group_failures  # rarely needed
 
         return group_failures(self.state.set_aside.records())
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
-from mmgevent.driver.batching import YOUNG_BATCH_S, Speed
-from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.input.batching import YOUNG_BATCH_S, Speed
+from mmgevent.driver.input.encoding import EncodedBatch
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_segments

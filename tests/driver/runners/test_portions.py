@@ -9,10 +9,10 @@ import pytest
 import mmgevent as mmg
 from mmgevent.box import guest
 from mmgevent.box.reports import Report
-from mmgevent.driver import batching
-from mmgevent.driver.batching import BatchSize, Speed, large_first_size, next_size
-from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input import batching
+from mmgevent.driver.input.batching import BatchSize, Speed, large_first_size, next_size
+from mmgevent.driver.input.encoding import EncodedBatch
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.runners import executors, map_tasks
 from mmgevent.driver.runners.executors import ExecutorFutures
 from mmgevent.driver.runners.map_tasks import GROUP_BYTES, MapRange, Outputs

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import compressed, streams
 from mmgevent.job.inputs.files import Files
@@ -145,7 +145,7 @@ def test_what_was_read_is_not_kept_in_memory(piped, monkeypatch):
 
 
 def speed():
-    from mmgevent.driver.batching import Speed
+    from mmgevent.driver.input.batching import Speed
 
     return Speed()
 

@@ -9,14 +9,14 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import Job
-from mmgevent.driver.batching import Speed
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input.batching import Speed
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.driver.runners.inline import run_inline
 from mmgevent.errors import DatasourceError, JobError
 from mmgevent.job.inputs import walks
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.sources import is_safe_to_repeat
-from tests.driver.test_feeding import drain, items_of, mapfn
+from tests.driver.input.test_feeding import drain, items_of, mapfn
 
 FAST = Speed(items=1000, weight=0, seconds=0.1, slots=1)
 PAIRS = [(n, n * n) for n in range(3000)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmgevent.driver.progress_text import count, describe_size, describe_time
+from mmgevent.driver.progress.text import count, describe_size, describe_time
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
 
 #: Time below which tenths of a second are said.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import accumulate, groupby
 from typing import Any
 
-from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.input.encoding import EncodedBatch
 from mmgevent.errors import JobError, MmgeventError
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.machine.resources import find_scratch_folder

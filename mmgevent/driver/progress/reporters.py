@@ -13,14 +13,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from mmgevent.driver.progress_text import count, describe
+from mmgevent.driver.progress.text import count, describe
 from mmgevent.errors import StartError
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
 from mmgevent.shown_text import MAX_LINES, shown
 
 if TYPE_CHECKING:
-    from mmgevent.driver.progress import Progress
+    from mmgevent.driver.progress.progress import Progress
 
 log = get_log(__name__)
 

@@ -17,7 +17,7 @@ from mmgevent._speedups import spread
 from mmgevent.driver.packing import pack_job
 from mmgevent.driver.results import apply_finish
 from mmgevent.driver.runners.inline import InlineRunner
-from mmgevent.driver.sample import Sample, draw_sample
+from mmgevent.driver.trying.sample import Sample, draw_sample
 from mmgevent.errors import UsageError
 from mmgevent.job.inputs.refs import Ref
 from mmgevent.job.job import Job

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from mmgevent.driver.sameness import are_same, find_difference
+from mmgevent.driver.trying.sameness import are_same, find_difference
 
 NAN = float("nan")
 SUM, OTHER_SUM = 0.1 + 0.2, 0.3  # of the same numbers

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmgevent.driver.error_groups import ErrorGroup, cause_of, describe_groups, group_failures
+from mmgevent.driver.failures.error_groups import ErrorGroup, cause_of, describe_groups, group_failures
 from mmgevent.driver.packing import pack_code
 from mmgevent.errors import JobError, TooManySkippedError
 from mmgevent.job.bundle import default_folder, write_bundle

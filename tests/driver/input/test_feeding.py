@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from mmgevent import Files, Job, Lines, run
-from mmgevent.driver import encoding, kept_batches
-from mmgevent.driver.batching import Speed
-from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.input import encoding, kept_batches
+from mmgevent.driver.input.batching import Speed
+from mmgevent.driver.input.feeding import Feeder
 from mmgevent.errors import DatasourceError, JobCancelled, JobError
 from mmgevent.job.inputs.refs import Ref
 from mmgevent.tasks.records import decode_items

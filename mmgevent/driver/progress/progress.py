@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmgevent.driver.input_total import InputTotal
+    from mmgevent.driver.input.total import InputTotal
 
 #: Time of a phase before anybody guesses when it ends, seconds. Earlier rates are mostly start-up.
 GUESS_AFTER_S = 1.0

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmgevent.driver.job_log import JobLog
 from mmgevent.driver.job_state import JobState
-from mmgevent.driver.log_file import LogFile
+from mmgevent.driver.log.file import LogFile
+from mmgevent.driver.log.job_log import JobLog
 from mmgevent.driver.runners.runner import Runner
 
 

@@ -1,6 +1,12 @@
 """batching: batches begin small, grow with what is known, and stay below their bounds."""
 
-from mmgevent.driver.batching import FIRST_BATCH_BYTES, FULL_BATCH_BYTES, MAX_BATCH_ITEMS, Speed, next_size
+from mmgevent.driver.input.batching import (
+    FIRST_BATCH_BYTES,
+    FULL_BATCH_BYTES,
+    MAX_BATCH_ITEMS,
+    Speed,
+    next_size,
+)
 
 
 def test_nothing_known_means_one_item():

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver import live_block, reporters, showing
-from mmgevent.driver.closing_line import describe_end
-from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.input_total import InputTotal
+from mmgevent.driver.input.feeding import Feeder
+from mmgevent.driver.input.total import InputTotal
 from mmgevent.driver.job_state import JobState
-from mmgevent.driver.progress import PhaseClock, Progress, complete
-from mmgevent.driver.progress_text import describe, describe_size, describe_state, describe_time
+from mmgevent.driver.progress import live_block, reporters, showing
+from mmgevent.driver.progress.closing_line import describe_end
+from mmgevent.driver.progress.progress import PhaseClock, Progress, complete
+from mmgevent.driver.progress.server_figures import read_progress, read_stats
+from mmgevent.driver.progress.text import describe, describe_size, describe_state, describe_time
 from mmgevent.driver.runners.inline_cluster import InlineCluster
-from mmgevent.driver.server_figures import read_progress, read_stats
 from tests.waiting import wait_until
 
 
@@ -140,7 +140,7 @@ def test_the_feeder_knows_all_bytes_at_the_end(tmp_path):
     with open(tmp_path / "a", "ab") as file:  # it grows before it is looked at
         file.write(b"y\n" * 50)
     assert feeder.total.n_bytes == 100
-    from mmgevent.driver.batching import Speed
+    from mmgevent.driver.input.batching import Speed
 
     while feeder.next_batch(Speed(0, 0, 0.0, 1)) is not None:
         pass
@@ -160,7 +160,7 @@ def test_progress_knows_the_total_before_the_server_does():
 
 def test_time_left_is_that_of_the_speed_so_far(monkeypatch):
     clock, now = PhaseClock(), [100.0]
-    monkeypatch.setattr("mmgevent.driver.progress.monotonic", lambda: now[0])
+    monkeypatch.setattr("mmgevent.driver.progress.progress.monotonic", lambda: now[0])
     for second, done, left in ((0, 0, None), (0.5, 10, None), (2, 20, 8.0), (5, 50, 5.0)):
         now[0] = 100.0 + second
         told = complete(Progress("map", done, 100, workers=1, slots=1), None, clock, 0)
@@ -342,7 +342,7 @@ def test_a_notebook_gets_one_output_that_is_replaced(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "IPython.display", module.display)
-    monkeypatch.setattr("mmgevent.driver.notebook.UPDATE_S", 0.0)
+    monkeypatch.setattr("mmgevent.driver.progress.notebook.UPDATE_S", 0.0)
     with InlineCluster() as cluster:
         cluster.run(mmg.Job([(1, 2)], pairs, name="<i>mine"), progress=True)
     assert len(shown) > 1

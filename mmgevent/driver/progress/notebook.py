@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mmgevent.driver.html_text import job_html
-from mmgevent.driver.progress import Progress
-from mmgevent.driver.progress_text import describe_state
+from mmgevent.driver.progress.html_text import job_html
+from mmgevent.driver.progress.progress import Progress
+from mmgevent.driver.progress.text import describe_state
 
 #: Time between two updates, seconds. Each is a message to the browser.
 UPDATE_S = 0.5

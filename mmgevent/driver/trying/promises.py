@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmgevent._speedups import spread
-from mmgevent.driver.sameness import are_same, find_difference
+from mmgevent.driver.trying.sameness import are_same, find_difference
 from mmgevent.errors import BrokenPromiseError
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import short_repr

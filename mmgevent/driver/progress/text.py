@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress.progress import Progress
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
 
 #: Time of mapping before a rate is shown, seconds. Earlier rates are mostly start-up.

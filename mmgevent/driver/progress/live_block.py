@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmgevent.driver import reporters
-from mmgevent.driver.progress_text import (
+from mmgevent.driver.progress import reporters
+from mmgevent.driver.progress.text import (
     count,
     count_done,
     describe_rate,
@@ -33,7 +33,7 @@ from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import MAX_LINES, shown
 
 if TYPE_CHECKING:
-    from mmgevent.driver.progress import Progress
+    from mmgevent.driver.progress.progress import Progress
 
 log = get_log(__name__)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver.log_file import LogFile
+from mmgevent.driver.log.file import LogFile
 from mmgevent.tasks.item_clock import ItemClock
 from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW
 from tests.integration.commands import ROOT

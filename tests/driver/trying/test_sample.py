@@ -3,8 +3,8 @@
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver.glance import take_glance
-from mmgevent.driver.sample import choose_places, draw_sample
+from mmgevent.driver.trying.glance import take_glance
+from mmgevent.driver.trying.sample import choose_places, draw_sample
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.json_lines import JsonLines
 from mmgevent.job.inputs.lines import Lines
@@ -70,7 +70,7 @@ def test_lines_are_drawn_from_all_files_and_counted(tmp_path):
 
 
 def test_the_number_of_lines_of_a_large_file_is_estimated(tmp_path, monkeypatch):
-    from mmgevent.driver import sample as module
+    from mmgevent.driver.trying import sample as module
 
     monkeypatch.setattr(module, "LOOK_ITEMS", 1000)
     monkeypatch.setattr(module, "MIN_LOOK_ITEMS", 100)

@@ -1,6 +1,6 @@
 """set_aside: what a driver keeps of items that were set aside."""
 
-from mmgevent.driver.set_aside import NotKept, SetAside
+from mmgevent.driver.failures.set_aside import NotKept, SetAside
 from mmgevent.tasks.records import encode_segment, encode_value
 
 

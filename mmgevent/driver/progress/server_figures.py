@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mmgevent.driver.input_total import InputTotal
-from mmgevent.driver.progress import Progress
+from mmgevent.driver.input.total import InputTotal
+from mmgevent.driver.progress.progress import Progress
 
 
 def read_progress(message: dict[str, Any], skipped: int, total: InputTotal | None) -> Progress:

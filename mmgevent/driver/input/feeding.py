@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
-from mmgevent.driver.batching import (
+from mmgevent.driver.input.batching import (
     FULL_BATCH_BYTES,
     BatchSize,
     Speed,
     large_first_size,
     next_size,
 )
-from mmgevent.driver.encoding import (
+from mmgevent.driver.input.encoding import (
     EncodedBatch,
     digest,
     encode_batch,
@@ -30,9 +30,15 @@ from mmgevent.driver.encoding import (
     encoded_bytes,
     with_content,
 )
-from mmgevent.driver.input_total import InputTotal
-from mmgevent.driver.kept_batches import KeptBatches, find_unit, items_at, not_kept_error, too_large_notice
-from mmgevent.driver.open_walk import Item, OpenWalk
+from mmgevent.driver.input.kept_batches import (
+    KeptBatches,
+    find_unit,
+    items_at,
+    not_kept_error,
+    too_large_notice,
+)
+from mmgevent.driver.input.open_walk import Item, OpenWalk
+from mmgevent.driver.input.total import InputTotal
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref
 from mmgevent.job.inputs.source import Source

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver import reporters
+from mmgevent.driver.progress import reporters
 from mmgevent.errors import JobCancelled, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.job_state import JobState
-    from mmgevent.driver.progress import Progress
+    from mmgevent.driver.progress.progress import Progress
 
 OnProgress = Callable[["Progress"], None]
 OnNotice = Callable[[str], None]
@@ -32,7 +32,7 @@ def open_reporter(name: str) -> reporters.Reporter:
         return reporters.Reporter(name)
     if not is_terminal:
         return reporters.PlainReporter(name)
-    from mmgevent.driver.live_block import BlockReporter
+    from mmgevent.driver.progress.live_block import BlockReporter
 
     return BlockReporter(name)
 
@@ -72,7 +72,7 @@ class Shown:
 
     def end(self, state: JobState, error: BaseException | None) -> None:
         """Show how the job ended."""
-        from mmgevent.driver.closing_line import describe_end
+        from mmgevent.driver.progress.closing_line import describe_end
 
         self._reporter.close()
         how = "done" if error is None else "failed"
@@ -101,6 +101,6 @@ def _find_display() -> Any:
     shell = module.get_ipython() if module is not None else None
     if shell is None or not hasattr(shell, "kernel"):  # a terminal has no kernel
         return None
-    from mmgevent.driver.notebook import NotebookDisplay
+    from mmgevent.driver.progress.notebook import NotebookDisplay
 
     return NotebookDisplay()

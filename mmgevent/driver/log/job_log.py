@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.callbacks import call_back
-from mmgevent.driver.log_file import Event, LogFile
+from mmgevent.driver.log.file import Event, LogFile
 from mmgevent.errors import JobError
 from mmgevent.wire.hello import VERSION
 from mmgevent.wire.positions import entry_of
@@ -25,7 +25,7 @@ from mmgevent.wire.task_ends import MAX_TEXT_CHARS, SLOW_MS, check_rows, clean_l
 if TYPE_CHECKING:
     from mmgevent.box.reports import Report
     from mmgevent.driver.job_state import JobState
-    from mmgevent.driver.progress import Progress
+    from mmgevent.driver.progress.progress import Progress
     from mmgevent.job.job import Job
 
 #: Version of the format, in the first line. It rises when a field changes its meaning.

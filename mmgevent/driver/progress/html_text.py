@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from mmgevent.driver.closing_line import describe_end
-from mmgevent.driver.progress import Progress
-from mmgevent.driver.progress_text import describe_state, describe_time, describe_workers
+from mmgevent.driver.progress.closing_line import describe_end
+from mmgevent.driver.progress.progress import Progress
+from mmgevent.driver.progress.text import describe_state, describe_time, describe_workers
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
 
 
