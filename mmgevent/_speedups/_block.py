@@ -173,20 +173,29 @@ class _Positions:
         return self.series.iloc[part]
 
 
+#: Modules of the classes whose buffers hold the numbers that their `tolist` gives. Others may give numbers
+#: with units, or decoded ones.
+_KNOWN_MODULES = frozenset(("array", "builtins", "numpy", "pyarrow", "pandas"))
+
+
 def _plain_buffer(column: Any) -> tuple[Any, str] | None:
     """Return a buffer of the numbers of a column, and their kind; None if it has no such buffer."""
+    length = len(column)
     if isinstance(column, _Positions):
         column = column.series
         if type(column.dtype).__module__.partition(".")[0] != "numpy":
             return None
         column = column.to_numpy()
-    if hasattr(column, "null_count") and hasattr(column, "type"):
+    module = type(column).__module__.partition(".")[0]
+    if module not in _KNOWN_MODULES:
+        return None
+    if module == "pyarrow":
         column = _arrow_buffer(column)
     try:
         view = memoryview(column)
     except (TypeError, ValueError, BufferError):
         return None
-    if view.ndim != 1:
+    if view.ndim != 1 or len(view) != length:
         return None
     if view.format in _WHOLE_FORMATS:
         return view, "whole"
@@ -195,6 +204,8 @@ def _plain_buffer(column: Any) -> tuple[Any, str] | None:
 
 def _arrow_buffer(array: Any) -> Any:
     """Return the buffer of an arrow array of numbers without nulls; None for any other."""
+    if not (hasattr(array, "null_count") and hasattr(array, "type")):
+        return None
     form = _ARROW_FORMATS.get(str(array.type))
     if form is None or array.null_count:
         return None

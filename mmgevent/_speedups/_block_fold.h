@@ -516,7 +516,8 @@ column_place(const struct column_fold *self, uint64_t key)
 static int
 column_carry(struct column_fold *self)
 {
-    if (self->aside_size == 0 || self->carried != NULL) {
+    Py_CLEAR(self->carried);
+    if (self->aside_size == 0) {
         return 0;
     }
     PyObject *carried = PyDict_New(); /* owned */

@@ -295,10 +295,6 @@ def _is_call_size(value: Any) -> bool:
     return value is None or (_is_int(value) and 1 <= value <= MAX_ITEMS_PER_CALL)
 
 
-def _is_allocation(value: Any) -> bool:
-    return isinstance(value, str) and value in ("continuous", "oneshot")
-
-
 def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
@@ -344,7 +340,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a number of items for one call of mapfn (int, 1 to {MAX_ITEMS_PER_CALL}), or None",
     ),
     "arrays": (lambda value: isinstance(value, bool), "True or False"),
-    "allocation": (_is_allocation, '"continuous" or "oneshot"'),
+    "allocation": (
+        lambda value: isinstance(value, str) and value in ("continuous", "oneshot"),
+        '"continuous" or "oneshot"',
+    ),
     "retransmit": (_is_share, "a share of the slots, 0 to 1"),
     "py_files": (_are_paths, "a path or a list of paths"),
     "results": (_is_results, '"plain", "trusted" or None'),

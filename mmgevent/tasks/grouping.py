@@ -36,7 +36,7 @@ class Groups(dict[Any, Any]):
 
     def clear(self) -> None:
         super().clear()
-        self.columns = None
+        self.columns = self.kinds = None
 
 
 class _Rest:
