@@ -373,10 +373,8 @@ def test_blocks_use_no_object_a_record(monkeypatch):
         "memoryview",
     )
     for column in (*(COLUMNS[name] for name in names), np.arange(8).view(np.memmap)):
-        number = COLUMNS["int64"]
-        run = Run(
-            lambda k, v, column=column: mmg.Block(column, number), [(0, 0)], sum_values, rules=Skipping()
-        )
+        block = mmg.Block(column, COLUMNS["int64"])
+        run = Run(lambda k, v, block=block: block, [(0, 0)], sum_values, rules=Skipping())
         assert run.stats.groups == len(set(map(repr, as_list(column)))) - (column is COLUMNS["float64"])
 
 
