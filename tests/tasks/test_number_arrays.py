@@ -7,6 +7,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.errors import JobError, OptionError
+from mmgevent.job.options import parse_option
 from mmgevent.reducers import sum_values
 
 np = pytest.importorskip("numpy")
@@ -74,6 +75,13 @@ def test_the_option_is_refused_where_it_does_nothing():
         mmg.Job({0: 0}, lambda key, value: [], shape_of, arrays=1)
     with pytest.raises(OptionError, match="given by name"):
         mmg.Job({0: 0}, "mapper", "reducer", arrays=True).check()
+
+
+def test_commands_set_the_option_in_words():
+    assert [parse_option("arrays", text) for text in ("true", "False")] == [True, False]
+    for text in ("1", "", "yes"):
+        with pytest.raises(OptionError, match="True or False"):
+            parse_option("arrays", text)
 
 
 def columns(results):
