@@ -487,7 +487,7 @@ SAMPLED = {
         "test_workers_reset_at_any_moment_lose_nothing": 6,
     },
     "trust/test_fuzz.py": {
-        "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 9,
+        "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 10,
     },
     "trust/test_getting_in.py": {
         "test_passwords_agree_when_they_are_the_same_text": 12,

@@ -21,8 +21,8 @@ mkdir -p "$work/mmgevent/_speedups" "$work/tests" "$work/docs"
 cp "$root"/mmgevent/_speedups/*.py "$root"/mmgevent/_speedups/*.[ch] "$work/mmgevent/_speedups/"
 cp "$root/pyproject.toml" "$work/"
 cp "$root/docs/keys.md" "$work/docs/"
-cp "$root/tests/__init__.py" "$root/tests/conftest.py" "$root/tests/effort.py" "$root/tests/kinds.py" "$root/tests/test_keys.py" \
-    "$root/tests/test_reading.py" "$root/tests/test_column_fold.py" "$root/tests/test_speedups.py" "$work/tests/"
+cp "$root/tests/__init__.py" "$root/tests/conftest.py" "$root/tests/effort.py" "$root/tests/kinds.py" "$root/tests/test_columns.py" \
+    "$root/tests/test_column_fold.py" "$root/tests/test_keys.py" "$root/tests/test_reading.py" "$root/tests/test_speedups.py" "$work/tests/"
 touch "$work/mmgevent/__init__.py"
 "${CC:-gcc}" -std=c11 -O1 -g -Wall -Wextra -Werror -fPIC -shared -fno-omit-frame-pointer \
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -I"$include" \
@@ -32,5 +32,5 @@ cd "$work"
 MMGEVENT_REQUIRE_NATIVE=1 PYTHONMALLOC=malloc PYTHONPATH=$work \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
     LD_PRELOAD="$asan $ubsan" \
-    "$python" -m pytest -p no:mmgevent tests/test_keys.py tests/test_reading.py tests/test_column_fold.py tests/test_speedups.py \
+    "$python" -m pytest -p no:mmgevent tests/test_columns.py tests/test_column_fold.py tests/test_keys.py tests/test_reading.py tests/test_speedups.py \
     -s  # or pytest keeps the report to itself

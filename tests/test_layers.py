@@ -346,7 +346,8 @@ def test_one_module_pickles_data_and_one_ships_code():
         "driver.cluster_executor",  # large arguments of calls, which the caller sends to its own functions
         "driver.trying.promises",  # copies within a test's process, and whether they are the same
         "driver.trying.sameness",  # compares what has no == by its pickle
-        "tasks.records",
+        "tasks.columns",
+        "tasks.records",  # single values, of items set aside
         "tasks.plain_data",  # that of workers that are not trusted
         "tasks.unpicklable",  # tries what fails, one record after another
         "job.shipping.pack",

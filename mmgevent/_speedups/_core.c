@@ -12,6 +12,7 @@
  *   _marking.h   make_mark()                      _opcodes.h  check_pickle()
  *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
+ *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
  *   _block_fold.h  the class ColumnFold
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
@@ -28,6 +29,8 @@
 #include <stdint.h>
 
 #include "_block_fold.h"
+#include "_column_read.h"
+#include "_column_write.h"
 #include "_consume.h"
 #include "_digest.h"
 #include "_estimate.h"
@@ -328,6 +331,9 @@ static PyMethodDef module_methods[] = {
      "merge_fold(table, keys, values, op)\n\nSee _fallback.merge_fold."},
     {"check_pickle", (PyCFunction)(void (*)(void)) core_check_pickle, METH_FASTCALL,
      "check_pickle(data, max_depth, max_weight)\n\nSee _opcodes.check_pickle."},
+    {"encode_column", core_encode_column, METH_O, "encode_column(column)\n\nSee _column_write.encode_column."},
+    {"decode_column", core_decode_column, METH_VARARGS,
+     "decode_column(data, count)\n\nSee _column_read.decode_column."},
     {NULL, NULL, 0, NULL},
 };
 

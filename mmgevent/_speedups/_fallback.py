@@ -19,6 +19,8 @@ from typing import Any
 
 from mmgevent._speedups._block import Block
 from mmgevent._speedups._block_fold import ColumnFold
+from mmgevent._speedups._column_read import decode_column
+from mmgevent._speedups._column_write import encode_column
 from mmgevent._speedups._encoding import (
     NAN,
     BadKeyError,
@@ -56,7 +58,9 @@ __all__ = [
     "Items",
     "NoPairError",
     "check_pickle",
+    "decode_column",
     "encode",
+    "encode_column",
     "estimate_bytes",
     "fold",
     "group",

@@ -20,11 +20,15 @@ from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.box.trials import Trials
 from mmgevent.tasks.counters import sum_counts
 
-#: Largest ratio of the entries of a portion to those mapped before.
-GROWTH = 64
+#: Largest ratio of the entries of a portion to those mapped before.  Each portion costs 2 ms of CPU.
+GROWTH = 256
 
-#: Least time that a portion is taken to need, seconds.  Clocks are not finer.
-MIN_S = 1e-6
+#: Most times that an entry is taken to be quicker than the portion was.  On a busy machine two equal
+#: portions differ, and what one took longer than the other says little.
+MAX_BEGIN = 4.0
+
+#: Least time that an entry is taken to need, seconds.
+MIN_S = 1e-9
 
 Mapped = tuple[Report, list[bytes]]
 
@@ -41,8 +45,11 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
     done: Mapped | None = None
     position = batch.lo
     until_s = 0.0
+    times: list[tuple[int, float]] = []
     while position < batch.end:
-        count = first if done is None else _next_count(position - batch.lo, done[0], until_s - monotonic())
+        count = first if done is None else count_next(times, until_s - monotonic())
+        if len(times) == 1 and done is not None:  # later ones are likely to be combined
+            count = min(count, box.job.carried_bytes // max(1, sum(map(len, done[1]))) * first)
         count -= count % call
         if count < first:
             break
@@ -61,6 +68,7 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
         if done is None:  # only now: before it an executor was started
             until_s = monotonic() + batch.budget_s - report.seconds
         done, position = both, portion.end
+        times.append((count, report.seconds))
         if is_large or report.needs_content:
             break
     assert done is not None, "a batch has an entry"
@@ -68,10 +76,17 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
     return report._replace(mapped_to=position if position < batch.end else None), output
 
 
-def _next_count(mapped: int, report: Report, left_s: float) -> int:
-    """Return how many entries probably fit into this time, after so many."""
-    likely = max(0.0, left_s) * mapped / max(report.seconds, MIN_S)
-    return int(min(GROWTH * mapped, likely))
+def count_next(times: list[tuple[int, float]], left_s: float) -> int:
+    """Return how many entries probably fit into this time.
+
+    `times`: entries and seconds of each portion before.  Each took some time to begin, which is most
+    of it if its entries are tiny.  What the last one took longer than the first is for its entries.
+    """
+    (count, seconds), (first, first_s) = times[-1], times[0]
+    each_s = seconds / count
+    if count > first:
+        each_s = max(each_s / MAX_BEGIN, (seconds - first_s) / (count - first))
+    return int(min(GROWTH * sum(mapped for mapped, _ in times), max(0.0, left_s) / max(each_s, MIN_S)))
 
 
 def _note(kept: Report, dropped: Report) -> Report:

@@ -329,16 +329,16 @@ class AttemptRun:
             size = records.segment_size(header)
             if size > n_bytes:
                 raise ProtocolError(f"a segment of {size} bytes in the last {n_bytes} of its partition")
-            yield header + self._read(size - len(header))
+            yield self._read(size - len(header), header)
             n_bytes -= size
 
-    def _read(self, n_bytes: int) -> bytes:
-        """Return exactly so many bytes of the input.
+    def _read(self, n_bytes: int, head: bytes = b"") -> bytes:
+        """Return `head` and exactly so many bytes of the input.
 
         Waits for them, and grants credit for what it takes.
         """
         self._check_revoked()
-        taken: list[memoryview] = []
+        taken: list[bytes | memoryview] = [head]
         while n_bytes:
             if not self._chunks:
                 if self._received >= self._size:

@@ -30,8 +30,9 @@ from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
-from mmgevent.tasks.records import encode_flush, encode_segment
+from mmgevent.tasks.records import encode_flush
 from mmgevent.tasks.returned import blame_records, pairs_of
+from mmgevent.tasks.shares import encode_shares, share_bytes
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -102,6 +103,7 @@ class MapTask:
         self._plain = plain
         self._unwanted = unwanted
         self._budget = group_budget(memory_bytes)
+        self._share_bytes = share_bytes(self._budget)
         self._emit_bytes = emit
         self._mark_flush = mark_flush
         if map_items is not None:  # it runs several items at once, and marks them itself
@@ -291,16 +293,25 @@ class MapTask:
         for partition, (keys, values) in parts:
             if partition in self._unwanted:
                 continue
-            try:
-                segment = encode_segment(keys, values, grouped=grouped, hashed=hashed, plain=self._plain)
-            except BaseException as error:
-                maker = function if self._collectfn is None else "collectfn"
-                raise blame_exception(error, maker, self._key_at_fault(item), item) from error
-            segments[partition] = segment
-            size += len(segment)
-            if size >= MAX_FLUSH_BYTES:
-                self._emit_flush(segments)
-                segments, size = {}, 0
+            shares = encode_shares(
+                keys, values, self._share_bytes, grouped=grouped, hashed=hashed, plain=self._plain
+            )
+            while True:
+                try:
+                    segment = next(shares, None)
+                except BaseException as error:
+                    maker = function if self._collectfn is None else "collectfn"
+                    raise blame_exception(error, maker, self._key_at_fault(item), item) from error
+                if segment is None:
+                    break
+                if partition in segments:
+                    self._emit_flush(segments)
+                    segments, size = {}, 0
+                segments[partition] = segment
+                size += len(segment)
+                if size >= MAX_FLUSH_BYTES:
+                    self._emit_flush(segments)
+                    segments, size = {}, 0
         if segments:
             self._emit_flush(segments)
 

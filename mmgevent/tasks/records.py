@@ -1,18 +1,18 @@
-"""Turn records into bytes and back: the only pickle of data.
+"""Turn records into bytes and back.
 
-A *segment* is a run of records as two columns, keys and values, each one a pickled list. Servers
-store and forward segments, and read the header at most. All integers are little-endian:
+A *segment* is a run of records as two columns, keys and values (`columns`). Servers store and
+forward segments, and read the header at most. All integers are little-endian:
 
     offset  size  field
          0     4  magic b"MMGS"
-         4     1  version, 1
+         4     1  version, 2
          5     1  flags: GROUPED 1, HASHED 2
          6     2  reserved, 0
          8     8  count: entries in each column
         16     8  bytes of the key column
         24     8  bytes of the value column
         32     8  checksum: xxh3_64(both columns, seed=xxh64(bytes 0 to 31))
-        40        key column, then value column: pickles of lists of `count` elements
+        40        key column, then value column, of `count` elements each
 
 - FLAT (no flag): `values[i]` is the value of `keys[i]`.
 - GROUPED: `values[i]` is a non-empty list, the values of `keys[i]` in order.
@@ -21,14 +21,6 @@ store and forward segments, and read the header at most. All integers are little
 
 A *batch* is a FLAT segment of items. A *flush* is segments of several partitions behind one table
 (`wire.flushes`).
-
-The memo of the pickler notes objects that occur again. Distinct objects pickle four times faster
-without it. Shared ones, such as a file name in ten thousand postings, encode, decode and store
-several times better with it. So each column decides from a sample; the reader needs no flag.
-Without the memo, sharing within a record is lost: `(x, x)` comes back as two equal objects.
-
-With the rules of a job for plain data (`plain_rules`), columns are pickled and unpickled by
-`plain_data` instead.
 """
 
 from __future__ import annotations
@@ -37,20 +29,20 @@ import pickle
 import struct
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
-from mmgevent.errors import MmgeventError
-from mmgevent.tasks.unpicklable import PICKLE_PROTOCOL, NotPlainError, find_culprit
+from mmgevent.tasks.columns import SegmentError as SegmentError
+from mmgevent.tasks.columns import load, pickler_for, read_column, write_column
+from mmgevent.tasks.unpicklable import PICKLE_PROTOCOL, find_culprit
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
 
 SEGMENT_MAGIC = b"MMGS"
-SEGMENT_VERSION = 1
+SEGMENT_VERSION = 2
 GROUPED = 1
 HASHED = 2
 
@@ -59,30 +51,10 @@ _CHECKSUM = struct.Struct("<Q")
 #: Bytes before the columns of a segment.
 SEGMENT_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 
-#: Elements in each of the two runs of a sample. Neighbours share most. A sample takes 60 us at
-#: most.
-_SAMPLE_RUN = 24
-#: Items looked at in each container of a sample, and the depth of containers.
-_SAMPLE_ITEMS = 8
-_SAMPLE_DEPTH = 2
-#: Share of distinct objects below which the memo is used: in the sample, and in the whole column as
-#: estimated. With the memo a distinct object takes 100 ns more to encode. A repeated one takes 20
-#: ns less to encode and 100 ns less to decode.
-_DISTINCT_IN_SAMPLE = 0.6
-_DISTINCT_IN_COLUMN = 0.3
-_NEVER_MEMOIZED = frozenset({int, float, bool, complex, type(None)})
 #: Most bytes of one character in a pickled text; a lone surrogate takes three.
 _MAX_BYTES_A_CHARACTER = 4
 #: Most bytes that the pickle of a str or of bytes has besides its content.
 _PICKLE_BYTES = 32
-
-
-class SegmentError(MmgeventError):
-    """Bytes are not a whole, intact segment or flush, or cannot be unpickled here.
-
-    `__cause__` is the unpickling error in the last case, mostly a class that this process does not
-    have, or a NotPlainError. It is None if the bytes themselves are wrong.
-    """
 
 
 class Segment(NamedTuple):
@@ -114,9 +86,9 @@ def encode_segment(
     buffer = BytesIO()
     buffer.write(bytes(SEGMENT_HEADER_BYTES))
     try:
-        _pickle_column(buffer, keys, plain)
+        write_column(buffer, keys, plain)
         key_end = buffer.tell()
-        _pickle_column(buffer, values, plain)
+        write_column(buffer, values, plain)
     except MemoryError:
         raise
     except Exception as error:
@@ -148,8 +120,8 @@ def decode_segment(data: Any, offset: int = 0, plain: PlainRules | None = None) 
         raise SegmentError(f"a segment of {end - offset} bytes is cut short after {len(view) - offset}")
     if _checksum(view[offset : offset + _HEADER.size], view[keys_at:end]) != checksum:
         raise SegmentError(f"a segment of {end - offset} bytes does not match its checksum")
-    keys = _unpickle_column(view[keys_at:values_at], count, "keys", plain)
-    values = _unpickle_column(view[values_at:end], count, "values", plain)
+    keys = read_column(view[keys_at:values_at], count, "keys", plain)
+    values = read_column(view[values_at:end], count, "values", plain)
     return Segment(keys, values, bool(flags & GROUPED), bool(flags & HASHED), end)
 
 
@@ -214,7 +186,7 @@ def encode_value(value: Any, limit_bytes: int, plain: PlainRules | None = None) 
             return pickle.dumps(value, PICKLE_PROTOCOL)
     file = _Bounded(limit_bytes)
     try:
-        _pickler(file, plain).dump(value)
+        pickler_for(file, plain).dump(value)
     except Exception:  # a `__reduce__` of the user's may raise anything
         return None
     return file.getvalue()
@@ -222,15 +194,7 @@ def encode_value(value: Any, limit_bytes: int, plain: PlainRules | None = None) 
 
 def decode_value(data: bytes, plain: PlainRules | None = None) -> Any:
     """Decode what `encode_value` returned. What unpickling raises passes unchanged."""
-    return _loads(data, plain)
-
-
-def _pickler(file: BytesIO, plain: PlainRules | None) -> pickle.Pickler:
-    if plain is None:
-        return pickle.Pickler(file, PICKLE_PROTOCOL)
-    from mmgevent.tasks.plain_data import PlainPickler
-
-    return PlainPickler(file, plain)
+    return load(data, plain)
 
 
 def _plain_dumper(plain: PlainRules | None) -> Callable[[Any], object] | None:
@@ -240,14 +204,6 @@ def _plain_dumper(plain: PlainRules | None) -> Callable[[Any], object] | None:
     from mmgevent.tasks.plain_data import dump_plain
 
     return lambda obj: dump_plain(obj, plain)
-
-
-def _loads(data: Any, plain: PlainRules | None, *, has_keys: bool = False) -> Any:
-    if plain is None:
-        return pickle.loads(data)
-    from mmgevent.tasks.plain_data import load_plain
-
-    return load_plain(data, plain, has_keys=has_keys)
 
 
 class _Bounded(BytesIO):
@@ -314,82 +270,3 @@ def _read_header(view: memoryview, offset: int) -> tuple[int, int, int, int, int
             f"a segment of version {version} came, this mmgevent reads version {SEGMENT_VERSION}"
         )
     return flags, count, key_bytes, value_bytes, _CHECKSUM.unpack_from(view, offset + _HEADER.size)[0]
-
-
-def _pickle_column(buffer: BytesIO, column: list[Any], plain: PlainRules | None) -> None:
-    start = buffer.tell()
-    if not _is_shared(column):
-        pickler = _pickler(buffer, plain)
-        pickler.fast = True
-        try:
-            pickler.dump(column)
-            return
-        except MemoryError:
-            raise
-        except Exception:
-            # What is cyclic or deeply nested needs the memo. Up to Python 3.13 many frozensets do,
-            # too: without it the pickler takes each for nested in the one before. What cannot be
-            # pickled at all fails again below.
-            buffer.seek(start)
-            buffer.truncate()
-    _pickler(buffer, plain).dump(column)
-
-
-def _is_shared(column: list[Any]) -> bool:
-    """Return whether the memo pays for a column, as guessed from a sample."""
-    sample = column[:_SAMPLE_RUN]
-    if len(column) > _SAMPLE_RUN:
-        middle = max(_SAMPLE_RUN, len(column) // 2)
-        sample += column[middle : middle + _SAMPLE_RUN]
-    ids: list[int] = []
-    skipped = 0
-    for element in sample:
-        _add_ids(element, _SAMPLE_DEPTH, ids)
-        if type(element) is list and len(element) > _SAMPLE_ITEMS:
-            skipped += len(element) - _SAMPLE_ITEMS
-    seen = len(ids)
-    repeats = seen - len(set(ids))
-    if not repeats:
-        return False
-    if seen - repeats < _DISTINCT_IN_SAMPLE * seen:
-        return True
-    # The birthday problem: `seen` draws from n different objects have seen**2 / 2 / n repeats.
-    everything = (seen + skipped) * len(column) / len(sample)
-    return seen * seen / (2 * repeats) < _DISTINCT_IN_COLUMN * everything
-
-
-def _add_ids(obj: Any, depth: int, ids: list[int]) -> None:
-    """Add the ids of what the pickler looks up in its memo: objects, and instances' classes."""
-    cls = type(obj)
-    if cls in _NEVER_MEMOIZED:
-        return
-    if cls is str or cls is bytes:
-        ids.append(id(obj))
-    elif cls is dict:
-        ids.append(id(obj))
-        if depth:
-            for part in islice(chain.from_iterable(obj.items()), 2 * _SAMPLE_ITEMS):
-                _add_ids(part, depth - 1, ids)
-    elif cls in (list, tuple, set, frozenset):
-        ids.append(id(obj))
-        if depth:
-            for part in islice(obj, _SAMPLE_ITEMS):
-                _add_ids(part, depth - 1, ids)
-    else:
-        ids.append(id(cls))
-
-
-def _unpickle_column(view: memoryview, count: int, name: str, plain: PlainRules | None) -> list[Any]:
-    try:
-        column = _loads(view, plain, has_keys=name == "keys")
-    except MemoryError:
-        raise
-    except Exception as error:
-        if plain is not None and isinstance(error, NotPlainError):
-            raise SegmentError(f"the {name} of a segment are no plain data: one {error}") from error
-        raise SegmentError(
-            f"the {name} of a segment cannot be unpickled: {type(error).__name__}: {error}"
-        ) from error
-    if type(column) is not list or len(column) != count:
-        raise SegmentError(f"the {name} of a segment are not the list of {count} that its header says")
-    return column

@@ -27,7 +27,13 @@ from mmgevent.tasks.counters import TaskTally
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Emit, TaskStats
 from mmgevent.tasks.ordered_values import OrderedValues
-from mmgevent.tasks.results import MakeWriter, ResultWriter
+from mmgevent.tasks.results import (
+    MAX_STEP,
+    MAX_STEP_IN_MEMORY,
+    ChunkRoom,
+    MakeWriter,
+    ResultWriter,
+)
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
@@ -95,6 +101,8 @@ class ReduceTask:
         #: what the functions count
         self.tally = TaskTally()
         self._writer = make_writer(emit, self.stats, plain)
+        is_in_memory = self._is_merged and order is None
+        self._room = ChunkRoom(MAX_STEP_IN_MEMORY if is_in_memory else MAX_STEP)
 
     def run(self) -> TaskStats:
         try:
@@ -125,16 +133,27 @@ class ReduceTask:
     def _put_out_merged(self) -> None:
         function = None if self._reducefn is None else "reducefn"
         for groups in self._merged():
-            keys, values = iter(groups), iter(groups.values())
-            while chunk := list(islice(keys, self._writer.chunk)):
-                self._mark(self._index, chunk[0])
-                results = list(islice(values, len(chunk)))
-                if self._order is not None:
-                    for i, key in enumerate(chunk):
-                        self._mark(self._index + i, key)
-                        results[i] = _in_memory(self._in_order(key, results[i]))
-                self._index += len(chunk)
-                self._writer.write(self._partition, chunk, results, function)
+            entries = iter(groups), iter(groups.values())
+            while (chunk := self._take_merged(*entries))[0]:
+                self._writer.write(self._partition, *chunk, function)
+
+    def _take_merged(self, keys: Iterator[Any], values: Iterator[Any]) -> tuple[list[Any], list[Any]]:
+        """Take some groups as results."""
+        all_keys: list[Any] = []
+        all_results: list[Any] = []
+        self._room.begin(self._writer.chunk)
+        while (step := self._room.step()) and (some := list(islice(keys, step))):
+            self._mark(self._index, some[0])
+            results = list(islice(values, len(some)))
+            if self._order is not None:
+                for i, key in enumerate(some):
+                    self._mark(self._index + i, key)
+                    results[i] = _in_memory(self._in_order(key, results[i]))
+            self._index += len(some)
+            self._room.took(results)
+            all_keys += some
+            all_results += results
+        return all_keys, all_results
 
     def _in_order(self, key: Any, values: Any) -> Any:
         """Return the values of a key as the job wants them. Those on disk are in order already."""
@@ -160,27 +179,35 @@ class ReduceTask:
         for groups in self._merged():
             pairs = iter(groups.items())
             while True:
-                keys, values = self._reduce_some(islice(pairs, self._writer.chunk))
+                keys, values = self._reduce_some(pairs)
                 if not keys:
                     break
                 self._writer.write(self._partition, keys, values, "reducefn")
 
     def _reduce_some(self, groups: Iterator[tuple[Any, list[Any]]]) -> tuple[list[Any], list[Any]]:
+        """Reduce as many groups as make a chunk; return their keys and results."""
         reducefn, mark, index = self._reducefn, self._mark, self._index
         is_plain = self._order is None and not self._makes_arrays
+        room = self._room
         keys: list[Any] = []
         results: list[Any] = []
         key: Any = NO_KEY
         values: Any = None
+        room.begin(self._writer.chunk)
         try:
-            for key, values in groups:
-                mark(index, key)
-                index += 1
-                if is_plain:
-                    results.append(reducefn(key, values))
-                else:
-                    results.append(_in_memory(reducefn(key, self._for_user(key, values))))
-                keys.append(key)
+            while step := room.step():
+                done = len(keys)
+                for key, values in islice(groups, step):
+                    mark(index, key)
+                    index += 1
+                    if is_plain:
+                        results.append(reducefn(key, values))
+                    else:
+                        results.append(_in_memory(reducefn(key, self._for_user(key, values))))
+                    keys.append(key)
+                room.took(results[done:])
+                if len(keys) < done + step:
+                    break
         except TaskFailure:
             raise
         except BaseException as error:
@@ -207,7 +234,7 @@ class ReduceTask:
         if self._order is not None:
             records = self._held(records)
         while True:
-            chunk = self._call_users(lambda: list(islice(records, self._writer.chunk)))
+            chunk = self._call_users(lambda: self._take_records(records))
             if not chunk:
                 return
             keys, values = [], []
@@ -217,6 +244,15 @@ class ReduceTask:
                 keys.append(record[0])
                 values.append(record[1])
             self._writer.write(self._partition, keys, values, "reducefn")
+
+    def _take_records(self, records: Iterator[Any]) -> list[Any]:
+        """Take as many records of the user's as make a chunk."""
+        chunk: list[Any] = []
+        self._room.begin(self._writer.chunk)
+        while (step := self._room.step()) and (some := list(islice(records, step))):
+            self._room.took(some)
+            chunk += some
+        return chunk
 
     def _held(self, records: Iterator[Any]) -> Iterator[Any]:
         """Yield records whose values are in memory: those on disk are gone with the next groups."""

@@ -21,8 +21,9 @@ from mmgevent import _speedups
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
 from mmgevent.tasks.ordered_values import OrderedValues, ValueRuns
-from mmgevent.tasks.records import Segment, SegmentError, decode_segment, encode_segment
+from mmgevent.tasks.records import Segment, SegmentError, decode_segment
 from mmgevent.tasks.scratch_file import ScratchFile
+from mmgevent.tasks.shares import encode_shares, share_bytes
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
@@ -44,10 +45,6 @@ SORTED_SHARE = 0.5
 #: values, 5 for floats, 13 for shared strs, 16 for small tuples under short keys. It decides the
 #: number of pieces only.
 EXPANSION = 8
-
-
-#: Most values of one key in one segment of a piece. A list of them has about 2 MiB.
-MAX_SHARE = 256 * 1024
 
 
 class PieceFile:
@@ -119,7 +116,7 @@ class Merger:
     def merge(self, partition: int, n_bytes: int, segments: Iterator[Any]) -> Iterator[dict[Any, Any]]:
         """Yield the groups of a partition as one or more dicts; each key is in one of them.
 
-        `n_bytes` is the size of the segments together, or 0 if unknown. Raise TaskFailure.
+        A dict is emptied when the next one is asked for. `n_bytes` is the size of the segments together, or 0 if unknown. Raise TaskFailure.
         Exceptions of the `segments` iterator pass unchanged, and so does SegmentError for damaged
         bytes.
         """
@@ -133,6 +130,7 @@ class Merger:
         try:
             for segment in self._held(segments, groups):
                 used += self._add(groups, segment)
+                del segment  # before the next is read: it has values that may go to disk now
                 if used <= self._bound_bytes:
                     continue
                 if depth < MAX_SPLITS and (pieces is not None or len(groups) > 1):
@@ -151,6 +149,7 @@ class Merger:
             if pieces is None:
                 if groups:
                     yield groups
+                    groups.clear()  # whoever got them may hold them until the next ones come
                 return
             self._scatter(groups, pieces)
             for piece in range(len(pieces)):
@@ -191,9 +190,11 @@ class Merger:
                 if error.__cause__ is None:
                     raise
                 raise blame_segment(error) from error
+            del data
             if segment.hashed:
                 self._check_hashes(segment.keys, partition)
             yield segment
+            del segment
 
     def _check_hashes(self, keys: list[Any], partition: int) -> None:
         for key in keys:
@@ -220,7 +221,10 @@ class Merger:
             data = self._on_disk(next, segments, None)
             if data is None:
                 return
-            yield decode_segment(data)
+            segment = decode_segment(data)
+            del data
+            yield segment
+            del segment
 
     def _add(self, groups: dict[Any, Any], segment: Segment) -> int:
         keys, values = segment.keys, segment.values
@@ -280,27 +284,16 @@ class Merger:
         for piece, part in enumerate(parts):
             if part is not None:
                 parts[piece] = None
-                for keys, values in self._shares(*part):
-                    try:
-                        segment = encode_segment(keys, values, grouped=self._fold_op is None)
-                    except BaseException as error:
-                        raise blame_exception(error, "reducefn") from error
+                shares = encode_shares(*part, share_bytes(self._bound_bytes), grouped=self._fold_op is None)
+                while (segment := self._next_share(shares)) is not None:
                     self._on_disk(pieces.append, piece, segment)
         groups.update((key, []) for key in in_runs)
 
-    def _shares(self, keys: list[Any], values: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Cut what goes to one piece into shares of at most MAX_SHARE values of a key.
-
-        A share is read back while the values of its key are in memory, and they may fill it.
-        """
-        if self._fold_op is not None:
-            yield keys, values
-            return
-        long = [i for i, group in enumerate(values) if len(group) > MAX_SHARE]
-        yield keys, [group if len(group) <= MAX_SHARE else group[:MAX_SHARE] for group in values]
-        for i in long:
-            for start in range(MAX_SHARE, len(values[i]), MAX_SHARE):
-                yield [keys[i]], [values[i][start : start + MAX_SHARE]]
+    def _next_share(self, shares: Iterator[bytes]) -> bytes | None:
+        try:
+            return next(shares, None)
+        except BaseException as error:
+            raise blame_exception(error, "reducefn") from error
 
     def _on_disk(self, action: Callable[..., Any], *args: Any) -> Any:
         try:

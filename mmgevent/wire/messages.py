@@ -44,7 +44,7 @@ from mmgevent.wire.shapes import (
 )
 
 #: Version of this protocol. The first messages of both sides compare it.
-PROTOCOL = 5
+PROTOCOL = 6
 
 #: Names that a worker offers, bytes as JSON. Every driver that watches gets them.
 MAX_OFFERS_BYTES = 8 * 1024

@@ -8,7 +8,7 @@ import pytest
 from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
-from mmgevent.box.portions import map_portions
+from mmgevent.box.portions import GROWTH, count_next, map_portions
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.packing import pack_job
 from mmgevent.job.job import Job
@@ -83,6 +83,21 @@ def test_what_does_not_fit_into_the_time_is_given_back(run):
     assert 10 < report.mapped_to < COUNT
     assert report.items == report.mapped_to - 10
     assert keys_of(report.carried) == list(range(10, report.mapped_to))
+
+
+@pytest.mark.parametrize(
+    ("times", "left_s", "count"),
+    [
+        ([(1, 0.003)], 0.25, 83),  # it may all be for this entry
+        ([(1, 0.003), (83, 0.0031)], 0.24, GROWTH * 84),  # it was the time to begin
+        ([(1, 0.002), (100, 0.2)], 0.05, 25),
+        ([(1, 0.02), (10, 0.02)], 0.16, 320),  # a quarter of what they seem to take, whatever the first took
+        ([(1, 0.003), (83, 0.0031)], -1.0, 0),
+        ([(16, 0.0)], 0.25, GROWTH * 16),
+    ],
+)
+def test_the_time_to_begin_is_not_taken_for_that_of_entries(times, left_s, count):
+    assert count_next(times, left_s) == pytest.approx(count, abs=1)
 
 
 def test_without_a_budget_everything_is_mapped(run):

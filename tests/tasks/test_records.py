@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import subprocess
 import sys
 from collections import namedtuple
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
-from mmgevent.tasks import records
+from mmgevent.tasks import columns
 from mmgevent.tasks.records import (
     SegmentError,
     decode_flush,
@@ -92,6 +94,28 @@ def test_every_flipped_byte_of_a_segment_is_noticed():
         assert caught.value.__cause__ is None
 
 
+def sealed(keys, values, count):
+    """A segment of any columns, with the right checksum."""
+    header = struct.pack("<4sBBHQQQ", b"MMGS", 2, 0, 0, count, len(keys), len(values))
+    checksum = xxh3_64_intdigest(keys + values, seed=xxh64_intdigest(header))
+    return header + struct.pack("<Q", checksum) + keys + values
+
+
+@pytest.mark.parametrize(
+    "column", [b"", b"\0", b"\x04\2", b"\x08", b"\x7f", b"\x01\1" + bytes(8), b"\x04\0\0"]
+)
+@pytest.mark.parametrize("count", [1, 1 << 33, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_columns_that_are_none_are_refused_behind_a_right_checksum(column, count):
+    ones = b"\x04\1"
+    assert decode_segment(sealed(ones, ones, 1)).keys == [True]
+    for data in (sealed(column, ones, count), sealed(ones, column, count)):
+        with pytest.raises(
+            SegmentError, match=r"of a segment (are no column of|cannot be unpickled)"
+        ) as caught:
+            decode_segment(data)
+        assert caught.value.__cause__ is None or column == b""
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_is_a_segment_error(data):
@@ -133,16 +157,16 @@ def test_shared_objects_are_stored_once_and_distinct_ones_without_memo():
     name = "a file name that many postings share"
     shared = encode_segment(list(range(2000)), [name] * 2000)
     assert len(shared) < 20_000
-    assert records._is_shared([name] * 2000)
-    assert records._is_shared([(name, i) for i in range(2000)])
-    assert records._is_shared([[name, "x" * i] for i in range(2000)])
-    assert records._is_shared([Path(str(i)) for i in range(100)])
+    assert columns.is_shared([name] * 2000)
+    assert columns.is_shared([(name, i) for i in range(2000)])
+    assert columns.is_shared([[name, "x" * i] for i in range(2000)])
+    assert columns.is_shared([Path(str(i)) for i in range(100)])
     names = [f"file {i}" for i in range(500)]
-    assert records._is_shared([[names[(i * 7 + j * 13) % 500] for j in range(10)] for i in range(5000)])
-    assert not records._is_shared([str(i) for i in range(2000)])
-    assert not records._is_shared(list(range(2000)))
-    assert not records._is_shared([(str(i), i) for i in range(2000)])
-    assert not records._is_shared([])
+    assert columns.is_shared([[names[(i * 7 + j * 13) % 500] for j in range(10)] for i in range(5000)])
+    assert not columns.is_shared([str(i) for i in range(2000)])
+    assert not columns.is_shared(list(range(2000)))
+    assert not columns.is_shared([(str(i), i) for i in range(2000)])
+    assert not columns.is_shared([])
 
 
 @pytest.mark.parametrize(

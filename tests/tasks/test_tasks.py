@@ -19,7 +19,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.refs import ContentNeeded
-from mmgevent.tasks import map_task, results, scratch
+from mmgevent.tasks import map_task, results, scratch, shares
 from mmgevent.tasks.blame import TaskFailure, blame_exception, short_repr
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import (
@@ -595,7 +595,7 @@ PieceFile = scratch.PieceFile
 
 
 def test_the_many_values_of_one_key_go_to_disk_in_shares_and_stay_in_order(core, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "MAX_SHARE", 7)
+    monkeypatch.setattr(shares, "MIN_SHARE_BYTES", 500)
     items = [(i, [("hot", (i, j)) for j in range(50)] + [(("cold", i), i)]) for i in range(40)]
     flushes, _ = do_map(lambda k, v: v, items, partitions=1)
     records, _ = do_reduce(flushes, None, partitions=1, memory=10_000, scratch_dir=str(tmp_path))
@@ -675,7 +675,7 @@ def test_segments_are_taken_one_by_one_and_parts_one_after_another():
 
 def test_results_leave_in_segments_of_bounded_size(monkeypatch):
     monkeypatch.setattr(results, "SEGMENT_BYTES", 10_000)
-    items = [(i, bytes(100)) for i in range(3000)]
+    items = [(i, b"%0100d" % i) for i in range(3000)]
     flushes, _ = do_map(None, items, partitions=2)
     out: list[bytes] = []
     segments = [bytes(data) for flush in flushes for p, data in decode_flush(flush) if p == 0]

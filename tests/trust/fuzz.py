@@ -20,6 +20,8 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
+from mmgevent import _speedups
+from mmgevent._speedups import _fallback
 from mmgevent.access.handshake import (
     LENDER_REFUSAL,
     PROOF_BYTES,
@@ -194,8 +196,17 @@ def flushes(data: bytes) -> None:
         assert records.decode_flush(output) == [(p, memoryview(output)[o : o + n]) for p, o, n in rows]
 
 
-#: columns: pickles of lists, and cuts of them; nothing here can be unpickled to anything worse than an error
-COLUMNS = b"".join([b"\x80\x05]\x94.", b"\x80\x05]\x94(K\x01K\x02e.", b"\x80\x05}\x94.", b"\x80\x05K\x01."])
+#: columns: bools, pickles of lists, and cuts of them; nothing here can be unpickled to anything worse than an error
+COLUMNS = b"".join(
+    [
+        b"\x04\1",
+        b"\x04\0",
+        b"\x80\x05]\x94.",
+        b"\x80\x05]\x94(K\x01K\x02e.",
+        b"\x80\x05}\x94.",
+        b"\x80\x05K\x01.",
+    ]
+)
 
 
 def segments(data: bytes) -> None:
@@ -219,6 +230,26 @@ def segments(data: bytes) -> None:
         return
     assert len(found.keys) == len(found.values) == records.segment_count(segment, offset)
     assert found.end == offset + records.segment_size(segment, offset)
+
+
+def columns(data: bytes) -> None:
+    """A column of any bytes; first byte: the number of its elements, 255: more than there can be."""
+    if not data:
+        return
+    count = 1 << 60 if data[0] == 255 else data[0]
+    answers: list[Any] = []
+    for twin in (_speedups, _fallback):
+        try:
+            answers.append(repr(twin.decode_column(data[1:], count)))
+        except ValueError as error:
+            answers.append(error.args)
+    assert answers[0] == answers[1]
+    if isinstance(answers[0], str):
+        column = _speedups.decode_column(data[1:], count)
+        again = _speedups.encode_column(column)
+        assert len(column) == count
+        assert again == _fallback.encode_column(column)
+        assert again is None or repr(_speedups.decode_column(again, count)) == answers[0]
 
 
 # handshakes
@@ -484,6 +515,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         objects,
         flushes,
         segments,
+        columns,
         server_handshake,
         client_handshake,
         changed_handshake,
@@ -507,7 +539,7 @@ def seeds(target: str) -> list[bytes]:
     lender_hello, _, lender_proof, signature = conversation(lends=True)
     flush = records.encode_flush({p: records.encode_segment([p], ["v"]) for p in (0, 3, 4095)})
     header = records.encode_segment([1, 2], [3, 4], grouped=False, hashed=True)[:40]
-    fitting = struct.pack("<4sBBHQQQQ", b"MMGS", 1, 1, 0, 2, 11, 0, 0)
+    fitting = struct.pack("<4sBBHQQQQ", b"MMGS", 2, 1, 0, 2, 11, 0, 0)
     wire = b"".join(
         Frame(
             kind, bytes(range(1, 9))[: PAYLOAD_LIMITS[kind][1]][: max(4, PAYLOAD_LIMITS[kind][0])], 1, 2, 3
@@ -531,6 +563,21 @@ def seeds(target: str) -> list[bytes]:
             b"\3" + flush[:30],
         ],
         "segments": [b"\1" + header, b"\0" + header, b"\1" + fitting, b"\7" + fitting],
+        "columns": [
+            bytes([len(column)]) + (_fallback.encode_column(column) or b"")
+            for column in (
+                *(
+                    [],
+                    [1, 2, -1],
+                    [n << 40 for n in range(9)],
+                    [1.5, -0.0],
+                    [True, False],
+                    ["a", "é"],
+                    [b"a", b""],
+                ),
+                *([("a", 1), ("b", 2)], [[1], [], [2, 3]], ["a", "b"] * 9, [["a"] * 9], [("a", (b"b",))] * 5),
+            )
+        ],
         "server_handshake": [
             b"\0" + hello + proof,
             b"\1" + proof,

@@ -189,6 +189,21 @@ MUTATIONS = [
         "if True:",
         ("job/remote/test_ssh_servers.py::test_calls_take_turns_where_only_one_is_served",),
     ),
+    # large records
+    Mutation(
+        "a segment is small beside the memory of who reads it",
+        "tasks/shares.py",
+        "    if size <= 2 * most_bytes or is_single:",
+        "    if True:",
+        ("tasks/test_shares.py::test_shares_keep_to_their_size_and_put_together_are_what_was_cut",),
+    ),
+    Mutation(
+        "large results leave before there are many",
+        "tasks/results.py",
+        "if self._left_bytes > 0 else 0",
+        "if True else 0",
+        ("tasks/test_shares.py::test_large_results_are_put_out_before_there_are_many",),
+    ),
     # sorted values
     Mutation(
         "values to be sorted are not combined before",
@@ -256,6 +271,17 @@ MUTATIONS = [
         "if self._template.link.end is not None:",
         "if False:",
         ("box/test_box.py::test_a_template_that_dies_between_two_tasks_is_replaced_and_no_death",),
+    ),
+    Mutation(
+        "a job that ends a box's template again and again fails",
+        "box/trials.py",
+        "is_last = self._box.template_deaths >= MAX_TEMPLATE_DEATHS",
+        "is_last = False",
+        (
+            "driver/runners/test_contract.py::"
+            "test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped[threads]",
+        ),
+        waits=True,
     ),
     Mutation(
         "a template that waited is used only if it was started as one would be now",
@@ -610,6 +636,41 @@ MUTATIONS = [
         "if _checksum(view[offset : offset + _HEADER.size], view[keys_at:end]) != checksum:",
         "if False:",
         ("tasks/test_records.py::test_every_flipped_byte_of_a_segment_is_noticed",),
+    ),
+    Mutation(
+        "a column is not longer than its bytes allow",
+        "tasks/columns.py",
+        "    if count <= 8 * len(view):  # each element takes a bit at least\n",
+        "    if True:\n",
+        ("tasks/test_records.py::test_columns_that_are_none_are_refused_behind_a_right_checksum",),
+    ),
+    Mutation(
+        "what a column has sizes of is there before it is made",
+        "_speedups/_column_read.py",
+        "if min(sizes) < 0 or sum(sizes) > a_byte * self.left:",
+        "if False:",
+        ("test_columns.py::test_damaged_columns_are_refused",),
+    ),
+    Mutation(
+        "columns within one another are limited",
+        "_speedups/_column_read.py",
+        "if depth > MAX_DEPTH or kind >= len(_DECODERS)",
+        "if kind >= len(_DECODERS)",
+        ("test_columns.py::test_damaged_columns_are_refused",),
+    ),
+    Mutation(
+        "a column names only elements that it has",
+        "_speedups/_column_read.py",
+        "if max(numbers) >= size:",
+        "if False:",
+        ("test_columns.py::test_damaged_columns_are_refused",),
+    ),
+    Mutation(
+        "elements of a column take bits only where nothing larger is made of each",
+        "_speedups/_column_read.py",
+        "reader.bits(count, in_bits=in_bits and kind != TUPLES)",
+        "reader.bits(count, in_bits=True)",
+        ("test_columns.py::test_damaged_columns_are_refused",),
     ),
     Mutation(
         "a flush names partitions that there can be, in order",
@@ -1464,9 +1525,13 @@ def mutate(folder: Path, mutation: Mutation) -> None:
 def run_tests(
     folder: Path, tests: list[str], each_s: float = PATIENCE_S, all_s: float = PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run tests of a copy, with the package of that copy; one that takes longer than `each_s` has failed."""
+    """Run tests of a copy, with the package of that copy; one that takes longer than `each_s` has failed.
+
+    That is so for tests with a longer limit of their own, too: without its guard such a test may wait for ever.
+    """
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", f"--timeout={each_s}"]
+    limit = ["-p", "tests.trust.one_limit", f"--timeout={each_s}"]
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", *limit]
     try:
         return subprocess.run(
             [*command, *(f"tests/{test}" for test in tests)],

@@ -14,6 +14,7 @@ RUNS = {
     "objects": 400_000,
     "flushes": 25_000,
     "segments": 350_000,
+    "columns": 150_000,
     "server_handshake": 100_000,
     "client_handshake": 90_000,
     "changed_handshake": 120_000,

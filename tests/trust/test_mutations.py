@@ -48,6 +48,18 @@ def test_a_guard_that_is_gone_is_missed(mutation, original, tmp_path):
     assert done.returncode == SOME_FAILED, f"without {mutation.guard!r}:\n{done.stdout}"
 
 
+def test_a_test_that_waits_is_ended_whatever_limit_it_has_of_its_own(original, tmp_path):
+    folder = tmp_path / "waiting"
+    shutil.copytree(original, folder)
+    (folder / "tests" / "test_that_waits.py").write_text(
+        f"import pytest, threading\n\n@pytest.mark.timeout({10 * PATIENCE_S})\n"
+        "def test_that_waits():\n    threading.Event().wait()\n"
+    )
+    done = run_tests(folder, ["test_that_waits.py::test_that_waits"], each_s=1)
+    assert done.returncode == SOME_FAILED
+    assert "Timeout" in done.stdout
+
+
 def test_a_guard_that_was_rewritten_asks_for_its_row(original, tmp_path):
     folder = tmp_path / "rewritten"
     shutil.copytree(original, folder)

@@ -271,28 +271,32 @@ class Feeder:
         if self._is_stopped or left is None:
             raise self._cancelled()
         items: list[tuple[Any, Any]] = []
-        total = 0
+        count = total = 0
         is_hasty = is_large_first and not self.never_waits
         until = self._clock() + (FIRST_PATIENCE_S if is_hasty else PATIENCE_S)
         small_bytes = SMALL_ITEM_BYTES
+        max_items, max_weight = size.max_items, size.max_weight
         is_at_end = True
         with _blaming_datasource():
             for item in left if self._held is None else chain([self._take_held()], left):
                 key, value, weight = item
                 if size.multiple > 1 and isinstance(value, Ref):  # it stands for any number of items
                     size.multiple = 1
-                if not weight and type(value) in (str, bytes):
-                    weight = len(value)
-                elif not weight and is_large_first and _is_sampled(len(items)):
-                    small_bytes = max(SMALL_ITEM_BYTES, encoded_bytes((key, value)))
-                weight = weight or small_bytes
-                if items and weight > FULL_BATCH_BYTES:  # it goes alone, in the next batch
+                if not weight:
+                    if type(value) in (str, bytes):
+                        weight = len(value)
+                    elif is_large_first and _is_sampled(count):
+                        small_bytes = max(SMALL_ITEM_BYTES, encoded_bytes((key, value)))
+                    weight = weight or small_bytes
+                if weight > FULL_BATCH_BYTES and items:  # it goes alone, in the next batch
                     self._held, is_at_end = item, False
                     break
                 items.append((key, value))
+                count += 1
                 total += weight
-                is_late = (is_hasty or len(items) % 64 == 1) and self._clock() > until
-                if is_late or size.is_reached(len(items), total):
+                is_late = (is_hasty or count % 64 == 1) and self._clock() > until
+                is_full = count >= max_items or total >= max_weight
+                if is_late or (is_full and size.is_reached(count, total)):
                     is_at_end = False
                     break
             self._note_items(items, is_at_end)

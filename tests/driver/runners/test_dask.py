@@ -12,6 +12,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import reducers
+from mmgevent.driver.runners.map_tasks import CARRIED_BYTES
 from tests.driver.runners.places import DEADLINE_S, dask
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
 from tests.integration.commands import ROOT
@@ -148,15 +149,23 @@ def test_a_tiny_job_costs_a_task_for_each_slot_and_phase(client, cluster, monkey
 
 
 def test_nothing_is_left_when_a_job_has_ended(client, cluster, tmp_path):
+    def more_than_is_carried(key, value):
+        yield value % 3, bytes(2 * CARRIED_BYTES)  # so it stays on the workers until it is reduced
+
     def waits(key, values):
+        (tmp_path / "begun").touch()
         while not (tmp_path / "gate").exists():
             time.sleep(0.01)
-        return sum(values)
+        return len(values)
 
-    handle = cluster.submit(mmg.Job(numbers(100), by_three, waits))
-    wait_until(lambda: boxes_of(client) and any(client.has_what().values()))
-    (tmp_path / "gate").touch()
-    assert handle.result(timeout=DEADLINE_S) == EXPECTED
+    handle = cluster.submit(mmg.Job(numbers(9), more_than_is_carried, waits))
+    try:
+        wait_until(lambda: (tmp_path / "begun").exists() or handle.done())
+        assert boxes_of(client)
+        assert any(client.has_what().values())
+    finally:
+        (tmp_path / "gate").touch()  # or it would keep the workers of all tests
+    assert handle.result(timeout=DEADLINE_S) == {0: 3, 1: 3, 2: 3}
     wait_until(lambda: boxes_of(client) == [])
     wait_until(lambda: not any(client.has_what().values()))
 

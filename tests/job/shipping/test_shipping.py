@@ -986,6 +986,31 @@ def test_an_executor_enters_the_context(elsewhere, tmp_path):
     assert elsewhere.ask("execute", payload.hex(), code) == ("/x", str(tmp_path), {"A": "b"})
 
 
+def test_an_executor_that_enters_the_context_sees_new_modules_and_imports_none_itself(elsewhere, tmp_path):
+    payload = pack_functions(Functions())
+    code = """
+    import os, sys
+    from mmgevent.job.shipping.surroundings import enter_surroundings
+    sys.path.insert(0, FOLDER)
+    try:
+        import made_just_now
+    except ImportError:
+        pass
+    before = os.stat(FOLDER)
+    with open(os.path.join(FOLDER, "made_just_now.py"), "w") as file:
+        file.write("value = 7")
+    os.utime(FOLDER, ns=(before.st_atime_ns, before.st_mtime_ns))  # it looks as it was listed
+    metadata = [sys.modules.pop(name) for name in list(sys.modules) if name.startswith("importlib.metadata")]
+    loaded = set(sys.modules)
+    enter_surroundings({"sys_path": sys.path, "cwd": FOLDER, "environ": {}})
+    imported = sorted(set(sys.modules) - loaded)
+    import made_just_now
+    result = made_just_now.value, imported
+    """
+    code = textwrap.dedent(code).replace("FOLDER", repr(str(tmp_path)))
+    assert elsewhere.ask("execute", payload.hex(), code) == (7, [])
+
+
 def test_importing_the_module_imports_neither_dill_nor_xxhash():
     code = "import sys, mmgevent.job.shipping.pack, mmgevent.job.shipping.trial; print([n for n in ('dill', 'xxhash', 'gevent') if n in sys.modules])"
     environ = {**os.environ, "PYTHONPATH": ROOT}
