@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmgevent.tasks.records import SEGMENT_VERSION
 from tests.effort import share_of
 from tests.trust import fuzz, fuzz_engine
 
@@ -65,4 +66,4 @@ def test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own(tmp_pat
 def test_a_search_finds_its_way_through_magic_and_version_from_nothing(tmp_path):
     found = fuzz_engine.search("planted", tmp_path, seed=1, runs=1_000_000)
     (crash,) = found.crashes
-    assert crash.startswith(b"MMGS\1")
+    assert crash.startswith(b"MMGS" + bytes([SEGMENT_VERSION]))
