@@ -45,6 +45,15 @@ def spread(low, end):
         yield number * SPREAD % width, number
 
 
+def spread_arrays(low, end):
+    """Return what `spread` yields, as an array of keys and one of values."""
+    import numpy as np
+
+    high, width = end
+    numbers = np.arange(low, high)
+    return numbers * SPREAD % width, numbers
+
+
 def wait(number, seconds):
     time.sleep(seconds)
     yield number % 10, 1

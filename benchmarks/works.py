@@ -19,6 +19,9 @@ from benchmarks.make_corpus import FOLDER, make_corpus
 FILES = 16  #: of a corpus that is made
 RANGES = 64  #: items of the sum
 VALUES_A_KEY = 4  #: records of the sum with one key, far apart
+BLOCKS = 8  #: items of "blocks", each of which is one block
+BLOCK_KEYS = 1_000_000  #: most keys of "blocks"
+BYTES_A_BLOCK_RECORD = 16  #: two columns of 8 bytes
 BYTES_A_RECORD = 50  #: of text that the sum has one record for: its size follows --size
 INDEX_SHARE = 5  #: the index is made of a part of the text, since all its records travel
 WAIT_S = 0.05
@@ -30,6 +33,7 @@ WORKS = {
     "tiny": "tiny items",
     "start": "four lines, start to exit",
     "sum": "sums of a wide int-keyed dataset",
+    "blocks": "sums of arrays by key",
     "wait": f"maps that wait {WAIT_S * 1000:.0f} ms, {AT_ONCE} at once",
 }
 
@@ -64,6 +68,9 @@ def plan_work(name: str, sizes: Sizes) -> Work:
     if name == "sum":
         count = max(RANGES, sizes.size_bytes // BYTES_A_RECORD)
         return Work(name, WORKS[name], str(count), count, "records")
+    if name == "blocks":
+        count = max(BLOCKS, sizes.size_bytes // BYTES_A_BLOCK_RECORD)
+        return Work(name, WORKS[name], str(count), count, "records")
     count = sizes.items if name == "tiny" else sizes.waits
     return Work(name, f"{count:,} {WORKS[name]}", str(count), count, "items")
 
@@ -75,9 +82,16 @@ def numbers_of(argument: str) -> range:
 
 def ranges_of(argument: str) -> list[tuple[int, tuple[int, int]]]:
     """Return the items of "sum": (first number, (end, number of keys))."""
-    count = int(argument)
-    width = count // VALUES_A_KEY + 1
-    bounds = [count * i // RANGES for i in range(RANGES + 1)]
+    return _ranges(int(argument), RANGES, int(argument) // VALUES_A_KEY + 1)
+
+
+def blocks_of(argument: str) -> list[tuple[int, tuple[int, int]]]:
+    """Return the items of "blocks", as those of "sum"."""
+    return _ranges(int(argument), BLOCKS, min(BLOCK_KEYS, int(argument) // VALUES_A_KEY + 1))
+
+
+def _ranges(count: int, parts: int, width: int) -> list[tuple[int, tuple[int, int]]]:
+    bounds = [count * i // parts for i in range(parts + 1)]
     return [(low, (high, width)) for low, high in itertools.pairwise(bounds)]
 
 

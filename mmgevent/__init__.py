@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # not from typing: `import mmgevent` imports only modules
 
 if TYPE_CHECKING:
     from mmgevent import reducers
+    from mmgevent._speedups._block import Block
     from mmgevent.access.certificates import Certificates
     from mmgevent.driver.cluster_executor import ClusterExecutor
     from mmgevent.driver.connecting import connect
@@ -61,6 +62,7 @@ if _folders := real_modules.protect_program():
 
 __all__ = [
     "AuthenticationError",
+    "Block",
     "Bytes",
     "Certificates",
     "ClusterExecutor",
@@ -106,6 +108,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Block": "_speedups._block",
     "Bytes": "job.inputs.binary",
     "Certificates": "access.certificates",
     "ClusterExecutor": "driver.cluster_executor",

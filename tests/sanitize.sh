@@ -9,7 +9,7 @@ set -eu
 
 python=${1:-python}
 # Those that call the C core.
-tests='test_columns test_folds test_keys test_reading test_speedups test_words'
+tests='test_column_fold test_columns test_folds test_keys test_reading test_speedups test_words'
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -93,7 +93,7 @@ def test_engines_are_compared_side_by_side(texts, tmp_path, made_corpora):
     )  # fmt: skip
     data = json.loads((tmp_path / "saved" / "corpus.json").read_text())
     assert "left out: mincemeat:" in said
-    assert [row["error"] for row in data["rows"]] == [None] * 13
+    assert [row["error"] for row in data["rows"]] == [None] * 14
     assert {row["work"]["name"] for row in data["rows"]} == set(works.WORKS)
     assert all(
         run["left_behind"] == 0 and run["peak_pss_bytes"] for row in data["rows"] for run in row["runs"]
@@ -205,3 +205,17 @@ def test_tables_stand_in_columns():
         "|------|-----|",
         "| efgh | i   |",
     ]
+
+
+def test_blocks_of_arrays_hold_the_records_of_a_plain_loop(tmp_path):
+    pytest.importorskip("numpy")
+    sums = collections.Counter()
+    for low, end in works.blocks_of("5000"):
+        pairs = list(maps.spread(low, end))
+        assert [column.tolist() for column in maps.spread_arrays(low, end)] == [
+            list(column) for column in zip(*pairs, strict=True)
+        ]
+        for key, value in pairs:
+            sums[key] += value
+    answer = answer_of("ideal", "blocks", 5000, tmp_path / "answer")
+    assert answer == {str(key): str(value) for key, value in sums.items()}

@@ -18,6 +18,7 @@ from benchmarks.engines import read_request, write_answer
 from benchmarks.works import AT_ONCE, WAIT_S, numbers_of, paths_of, ranges_of, read_text
 
 TITLE = "Dask"
+CANNOT = {"blocks": "arrays as records"}
 NEEDS = "distributed"
 PARTS_A_WORKER = 4
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 
 from benchmarks import maps
 from benchmarks.engines import read_request, write_answer
-from benchmarks.works import AT_ONCE, WAIT_S, numbers_of, paths_of, ranges_of, read_text
+from benchmarks.works import AT_ONCE, WAIT_S, blocks_of, numbers_of, paths_of, ranges_of, read_text
 
 TITLE = "ideal (Pool, by hand)"
 
@@ -45,6 +45,25 @@ def count_one_line(item):
 
 def sum_range(item):
     return add_up(maps.spread(*item))
+
+
+def sum_block(item):
+    """Return the keys of a block, each once, and their sums."""
+    import numpy as np
+
+    keys, values = maps.spread_arrays(*item)
+    order = np.argsort(keys, kind="stable")
+    keys, values = keys[order], values[order]
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    return keys[starts], np.add.reduceat(values, starts)
+
+
+def merge_blocks(parts):
+    totals = {}
+    for keys, sums in parts:
+        for key, value in zip(keys.tolist(), sums.tolist(), strict=True):
+            totals[key] = totals.get(key, 0) + value
+    return totals
 
 
 def wait_once(number):
@@ -82,6 +101,8 @@ def main():
                 answer = merge_sums(pool.imap_unordered(square_number, numbers_of(argument)))
             elif work == "start":
                 answer = merge_sums(pool.imap_unordered(count_one_line, enumerate(maps.LINES)))
+            elif work == "blocks":
+                answer = merge_blocks(pool.imap_unordered(sum_block, blocks_of(argument)))
             else:
                 answer = merge_sums(pool.imap_unordered(sum_range, ranges_of(argument)))
     write_answer(output, answer.items())

@@ -17,7 +17,7 @@ from benchmarks.engines import read_request, write_answer
 from benchmarks.works import numbers_of, paths_of, ranges_of
 
 TITLE = "mincemeat"
-CANNOT = {"wait": "as many waits at once as processes"}
+CANNOT = {"wait": "as many waits at once as processes", "blocks": "arrays as records"}
 MODULE = "mincemeat"
 PASSWORD = "benchmark-on-loopback"
 #: what a client runs; it tries until the server listens

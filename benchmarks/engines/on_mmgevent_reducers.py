@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.engines import Request, on_mmgevent
 
 TITLE = "mmgevent, sum_values"
-CANNOT = dict.fromkeys(("index", "tiny", "start", "wait"), "same as mmgevent")
+CANNOT = dict.fromkeys(("index", "tiny", "start", "blocks", "wait"), "same as mmgevent")
 
 
 def command(request: Request) -> list[str]:

@@ -17,7 +17,7 @@ from benchmarks.works import numbers_of, paths_of, ranges_of, read_text
 
 TITLE = "mrjob"
 NEEDS = "mrjob"
-CANNOT = {"wait": "as many waits at once as processes"}
+CANNOT = {"wait": "as many waits at once as processes", "blocks": "arrays as records"}
 
 
 def define_job():

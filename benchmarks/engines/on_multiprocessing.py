@@ -15,7 +15,7 @@ from benchmarks.engines import read_request, write_answer
 from benchmarks.works import WAIT_S, numbers_of, paths_of, ranges_of, read_text
 
 TITLE = "multiprocessing (textbook)"
-CANNOT = {"wait": "as many waits at once as processes"}
+CANNOT = {"wait": "as many waits at once as processes", "blocks": "arrays as records"}
 
 KEYS_A_CHUNK = 1000
 

@@ -25,6 +25,7 @@ from benchmarks.engines.on_dask import (
 from benchmarks.works import AT_ONCE, WAIT_S, numbers_of, paths_of, ranges_of
 
 TITLE = "Ray"
+CANNOT = {"blocks": "arrays as records"}
 NEEDS = "ray"
 BATCHES_A_WORKER = 16
 

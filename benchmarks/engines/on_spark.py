@@ -16,6 +16,7 @@ from benchmarks.engines import read_request, write_answer
 from benchmarks.works import AT_ONCE, WAIT_S, numbers_of, paths_of, ranges_of, read_text
 
 TITLE = "Spark"
+CANNOT = {"blocks": "arrays as records"}
 NEEDS = "pyspark"
 PARTITIONS_A_CORE = 4
 

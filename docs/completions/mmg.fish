@@ -26,7 +26,7 @@ complete -c mmg-run -l job-log -r -d 'write what happens to the job, a line of J
 complete -c mmg-run -l report -r -d 'write a report of the job, also if it fails: slots over time, skew, slowest items, deaths, options; one file, no scripts'
 complete -c mmg-run -l report-diff -d 'run nothing: compare two reports or job logs, mmg-run --report-diff A.html B.html, and print what differs'
 complete -c mmg-run -s m -l module -d 'JOB.py is the name of a module, such as package.job, as for python -m, and not a path'
-complete -c mmg-run -l set -r -d 'set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, partitions, greenlets, items_per_call, allocation, retransmit, results, plain_classes, pass_env, name; may be repeated'
+complete -c mmg-run -l set -r -d 'set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, partitions, greenlets, items_per_call, arrays, allocation, retransmit, results, plain_classes, pass_env, name; may be repeated'
 complete -c mmg-run -l py-files -r -d 'modules (.py) or package folders that workers elsewhere need; may be repeated'
 complete -c mmg-run -l pass-env -r -d 'pass the environment variable NAME of this process to the executors of this job, wherever they are, such as AWS_SECRET_ACCESS_KEY; may be repeated'
 complete -c mmg-run -l plain-results -d 'accept only plain data from workers, which cannot run code here; the default with --listen, --join, --elect, and --on anywhere but inline and local. On Dask, Ray, Spark and the like that keeps nobody out: their own clients run what their workers send'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from mmgevent._speedups._block import Block, spread
 from mmgevent._speedups._fallback import COUNT, FIRST, MAX, MIN, NAN, SUM, BadKeyError, NoPairError
 
 #: Whether the C core is in use.
@@ -24,6 +25,7 @@ if NATIVE:
 
 if NATIVE:
     from mmgevent._speedups._core import (
+        ColumnFold,
         CsvRows,
         FoldTable,
         Items,
@@ -53,6 +55,7 @@ if NATIVE:
     )
 else:
     from mmgevent._speedups._fallback import (
+        ColumnFold,
         CsvRows,
         FoldTable,
         Items,
@@ -90,6 +93,8 @@ __all__ = [
     "NATIVE",
     "SUM",
     "BadKeyError",
+    "Block",
+    "ColumnFold",
     "CsvRows",
     "FoldTable",
     "Items",
@@ -112,6 +117,7 @@ __all__ = [
     "pieces_of",
     "placed",
     "scatter",
+    "spread",
     "stream_items",
     "take",
     "unify_nan",

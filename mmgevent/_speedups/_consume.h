@@ -16,9 +16,11 @@
  *
  * key, value  set to new references.
  *
- * Returns 1, or 0 at the end, or -1 with an exception. */
+ * *block      set to a new reference where a Block comes instead; the others are not set.
+ *
+ * Returns 1, or 0 at the end or at a block, or -1 with an exception. */
 static inline int
-next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value)
+next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value, PyObject **block)
 {
     PyObject *pair = PyIter_Next(iterator); /* owned */
     int result = 1;
@@ -35,7 +37,14 @@ next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value
         *value = Py_NewRef(PyList_GET_ITEM(pair, 1));
     }
     else {
-        result = raise_by_twin(module, "_pair_error", pair);
+        result = is_block(module, pair);
+        if (result > 0) {
+            *block = pair;
+            return 0;
+        }
+        if (result == 0) {
+            result = raise_by_twin(module, "_pair_error", pair);
+        }
     }
     Py_DECREF(pair);
     return result;
@@ -49,6 +58,7 @@ struct sink {
     int op;
     int64_t used;
     int64_t records;
+    PyObject *block; /* owned: the Block that ended the pairs, or NULL */
 };
 
 /* sink_put -- put one pair; 0, or -1 with an exception. */
@@ -71,7 +81,7 @@ sink_put(PyObject *module, struct sink *sink, PyObject *key, PyObject *value, Py
     return stored < 0 ? -1 : 0;
 }
 
-/* sink_fill -- put pairs until `used >= budget`; 1, or 0 at the end of the pairs, or -1 with an exception. */
+/* sink_fill -- put pairs until `used >= budget`; 1, or 0 at their end or at a block, or -1 with an exception. */
 static int
 sink_fill(PyObject *module, struct sink *sink, PyObject *iterator, int64_t budget)
 {
@@ -82,7 +92,7 @@ sink_fill(PyObject *module, struct sink *sink, PyObject *iterator, int64_t budge
     while (got > 0) {
         PyObject *key = NULL;   /* owned */
         PyObject *value = NULL; /* owned; `previous` takes it over */
-        got = next_pair(module, iterator, &key, &value);
+        got = next_pair(module, iterator, &key, &value, &sink->block);
         if (got <= 0) {
             break;
         }
@@ -105,12 +115,19 @@ sink_fill(PyObject *module, struct sink *sink, PyObject *iterator, int64_t budge
     return got;
 }
 
-/* sink_result -- (whether the pairs are exhausted, used, records). */
+/* sink_result -- (whether the pairs are exhausted, or the block that ended them, used, records).
+ *
+ * got  what sink_fill() returned, or -1, which gives NULL.  The sink lets its block go. */
 static PyObject *
-sink_result(const struct sink *sink, int got)
+sink_result(struct sink *sink, int got)
 {
-    return Py_BuildValue(
-        "(OLL)", got ? Py_False : Py_True, (long long)sink->used, (long long)sink->records);
+    PyObject *const ended = sink->block != NULL ? sink->block : got ? Py_False : Py_True; /* borrowed */
+    PyObject *const result =
+        got < 0 ? NULL
+                : Py_BuildValue("(OLL)", ended, (long long)sink->used, (long long)sink->records); /* owned */
+
+    Py_CLEAR(sink->block);
+    return result;
 }
 
 /* consume -- put pairs into a dict until `used >= budget`.
@@ -123,14 +140,14 @@ consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budge
     PyObject *iterator = PyObject_GetIter(pairs); /* owned */
     PyObject *result = NULL;
     struct table table = {0};
-    struct sink sink = {&table, PyDict_GET_SIZE(dict) == 0, dict, op, 0, 0};
+    struct sink sink = {&table, PyDict_GET_SIZE(dict) == 0, dict, op, 0, 0, NULL};
 
     if (iterator != NULL && (!sink.is_plain || table_open(&table) == 0)) {
         int got = sink_fill(module, &sink, iterator, budget);
         if (sink.is_plain && pour(&table, dict, op) < 0) {
             got = -1;
         }
-        result = got < 0 ? NULL : sink_result(&sink, got);
+        result = sink_result(&sink, got);
     }
     table_close(&table);
     Py_XDECREF(iterator);

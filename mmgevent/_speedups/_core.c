@@ -16,6 +16,7 @@
  *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
  *   _word_count.h  the class WordCounter     _word_iter.h  words_of()
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
+ *   _block_fold.h  the class ColumnFold
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
  * theirs, so workers with and without this module serve one job.  Shapes, units and errors are
@@ -31,6 +32,7 @@
 #include <stdint.h>
 
 #include "_arguments.h"
+#include "_block_fold.h"
 #include "_column_read.h"
 #include "_column_write.h"
 #include "_consume.h"
@@ -314,6 +316,7 @@ module_exec(PyObject *module)
         {"unhashable_error", "_unhashable_error"},
         {"pair_error", "_pair_error"},
         {"make_mark", "_make_mark"},
+        {"Block", "_Block"},
     };
     static const struct {
         PyType_Spec *spec;
@@ -330,6 +333,7 @@ module_exec(PyObject *module)
         {&rows_spec, "CsvRows"},
         {&counter_spec, "WordCounter"},
         {&word_iter_spec, "_Words"},
+        {&column_fold_spec, "ColumnFold"},
     };
     PyObject *twin = PyImport_ImportModule("mmgevent._speedups._fallback"); /* owned */
     int result = twin == NULL ? -1 : 0;

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
+from mmgevent._speedups._block import Block
+from mmgevent._speedups._block_fold import ColumnFold
 from mmgevent._speedups._column_read import decode_column
 from mmgevent._speedups._column_write import encode_column
 from mmgevent._speedups._encoding import (
@@ -51,6 +53,8 @@ __all__ = [
     "NAN",
     "SUM",
     "BadKeyError",
+    "Block",
+    "ColumnFold",
     "CsvRows",
     "FoldTable",
     "Items",
@@ -93,21 +97,25 @@ def partition(key: Any, count: int, seed: int = 0) -> int:
     return hash_key(key, seed) % count
 
 
-def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tuple[bool, int, int]:
+def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tuple[bool | Block, int, int]:
     """Append the value of each pair to the list of its key, until `used >= budget`.
 
     `pairs` is an iterator of (key, value), tuples or lists of two. Every call takes at least one
     pair, whatever the budget, so repeated calls make progress. One NaN replaces all NaN keys.
 
     Returns (exhausted, used, records): whether the iterator ended, the estimated bytes added, the
-    number of pairs taken. An iterator that did not end can be used in another call. A value that is
-    the same object as that of the previous pair costs only its pointer.
+    number of pairs taken. An iterator that did not end can be the number of pairs taken. An iterator that did not end can be used in another call. A value that is
+    the same object as that of the previous pair costs only its pointer. If a Block comes, it is
+    returned as `exhausted`, and is not grouped.
 
     Raises TypeError for an object that is no pair, or has an unhashable key.
     """
     used = records = 0
     previous: Any = ABSENT
-    for raw, value in map(as_pair, pairs):
+    for pair in pairs:
+        if isinstance(pair, Block):
+            return pair, used, records
+        raw, value = as_pair(pair)
         key = unify_nan(raw)
         values = find(groups, key)
         if values is ABSENT:
@@ -128,6 +136,8 @@ def take(records: Iterable[Any], limit: int, /) -> list[Any]:
     """Return the next records of an iterator, at most `limit`, as a list; check each of them.
 
     `group` and `fold` can refuse none of them: every record is a pair, and every key can be a key.
+    Of a Block its records are taken. If they are more than the limit leaves, the Block itself is
+    taken instead. It is the last, and its keys are not checked.
 
     Raises TypeError for an object that is no pair, or whose key is unhashable or refused by
     `hash_key`.
@@ -137,6 +147,12 @@ def take(records: Iterable[Any], limit: int, /) -> list[Any]:
     while len(taken) < limit:
         record = next(iterator, ABSENT)
         if record is ABSENT:
+            break
+        if isinstance(record, Block):
+            if len(record) < limit - len(taken):
+                taken += take(record.pairs(), limit)
+                continue
+            taken.append(record)
             break
         key, _ = as_pair(record)
         if type(key) not in _PLAIN_KEYS:
@@ -165,7 +181,7 @@ def map_items(
     If that returns a list, the list replaces the item's records. If it returns None, the iterator
     ends. Its own exceptions pass through.
 
-    If an item has `limit` records or more, the iterator calls `large(position, key, value, records,
+    If an item has `limit` records or more, as a Block may hold, the iterator calls `large(position, key, value, records,
     output)` and ends. `records` are those that were taken, `output` is the iterator of the others.
     """
     for position, key, value in items:
@@ -187,7 +203,7 @@ def map_items(
             if instead is None:
                 return
             yield from instead
-        elif len(taken) >= limit:
+        elif len(taken) >= limit or (taken and isinstance(taken[-1], Block)):
             large(position, key, value, taken, output)
             return
         else:

@@ -116,7 +116,7 @@ fold_table_enter(struct fold_table *self)
 static struct sink
 fold_table_sink(struct fold_table *self)
 {
-    return (struct sink){&self->table, self->is_plain, self->dict, self->op, 0, 0};
+    return (struct sink){&self->table, self->is_plain, self->dict, self->op, 0, 0, NULL};
 }
 
 static PyObject *
@@ -139,7 +139,7 @@ fold_table_fold(struct fold_table *self, PyObject *args)
     self->is_plain = sink.is_plain;
     self->is_busy = 0;
     Py_DECREF(iterator);
-    return got < 0 ? NULL : sink_result(&sink, got);
+    return sink_result(&sink, got);
 }
 
 /* Ints of a column, one after another. */

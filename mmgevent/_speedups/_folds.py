@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+from mmgevent._speedups._block import Block
 from mmgevent._speedups._column_read import decode_column
 from mmgevent._speedups._encoding import unify_nan
 from mmgevent._speedups._estimate import ENTRY_BYTES, estimate_bytes
@@ -14,7 +15,7 @@ from mmgevent._speedups._pairs import ABSENT, as_pair, check_columns, find
 SUM, COUNT, MIN, MAX, FIRST = 1, 2, 3, 4, 5
 
 
-def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> tuple[bool, int, int]:
+def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> tuple[bool | Block, int, int]:
     """Fold the values of each key into one, `{key: folded}`, until `used >= budget`.
 
     Arguments and result are those of `group`, except that values are folded. `op` is one of
@@ -31,7 +32,10 @@ def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> t
     """
     _check_op(op)
     used = records = 0
-    for key, value in map(as_pair, pairs):
+    for pair in pairs:
+        if isinstance(pair, Block):
+            return pair, used, records
+        key, value = as_pair(pair)
         used += _fold_one(table, unify_nan(key), 1 if op == COUNT else value, op)
         records += 1
         if used >= budget:
@@ -69,7 +73,7 @@ class FoldTable:
     def __len__(self) -> int:
         return len(self._table)
 
-    def fold(self, pairs: Iterable[Any], budget: int, /) -> tuple[bool, int, int]:
+    def fold(self, pairs: Iterable[Any], budget: int, /) -> tuple[bool | Block, int, int]:
         """Fold pairs until `used >= budget`. Return and raise what `fold` does."""
         return fold(pairs, self._table, self._op, budget)
 

@@ -28,7 +28,35 @@ check_key(PyObject *module, PyObject *key)
     return digest_key(module, key, 0, &digest, &hashed);
 }
 
-/* take -- new list of the next records of an iterator, each checked; NULL with an exception. */
+static PyObject *take(PyObject *module, PyObject *records, Py_ssize_t limit);
+
+/* take_block -- take the records of a block; 0, or 1 if it was taken itself, or -1 with an exception. */
+static int
+take_block(PyObject *module, PyObject *block, PyObject *taken, Py_ssize_t limit)
+{
+    PyObject *pairs = NULL, *more = NULL; /* owned */
+    const Py_ssize_t size = PyObject_Length(block);
+    int result = -1;
+
+    if (size < 0) {
+        return -1;
+    }
+    if (size >= limit - PyList_GET_SIZE(taken)) {
+        return PyList_Append(taken, block) < 0 ? -1 : 1;
+    }
+    pairs = PyObject_CallMethod(block, "pairs", NULL);
+    more = pairs == NULL ? NULL : take(module, pairs, limit);
+    if (more != NULL) {
+        result = PyList_SetSlice(taken, PyList_GET_SIZE(taken), PyList_GET_SIZE(taken), more);
+    }
+    Py_XDECREF(more);
+    Py_XDECREF(pairs);
+    return result;
+}
+
+/* take -- new list of the next records of an iterator, each checked; NULL with an exception.
+ *
+ * Of a Block its records are taken.  If they are too many, it is taken itself, and is the last. */
 static PyObject *
 take(PyObject *module, PyObject *records, Py_ssize_t limit)
 {
@@ -45,8 +73,17 @@ take(PyObject *module, PyObject *records, Py_ssize_t limit)
         else if (PyList_Check(record) && PyList_GET_SIZE(record) == 2) {
             key = Py_NewRef(PyList_GET_ITEM(record, 0));
         }
+        if (key == NULL && (result = is_block(module, record)) > 0) {
+            result = take_block(module, record, taken, limit);
+            Py_DECREF(record);
+            if (result > 0) { /* the block itself was taken */
+                result = 0;
+                break;
+            }
+            continue;
+        }
         if (key == NULL) {
-            result = raise_by_twin(module, "_pair_error", record);
+            result = result < 0 ? -1 : raise_by_twin(module, "_pair_error", record);
         }
         else if (check_key(module, key) < 0 || PyList_Append(taken, record) < 0) {
             result = -1;
@@ -160,6 +197,18 @@ ask_failed(struct mapping *self, uint64_t position, PyObject *key, PyObject *val
     return answer;
 }
 
+/* ends_with_block -- 1 if the last of the records taken is a Block, 0 if not, -1 with an exception. */
+static int
+ends_with_block(PyObject *module, PyObject *taken)
+{
+    const Py_ssize_t size = PyList_GET_SIZE(taken);
+
+    if (size == 0 || PyTuple_Check(PyList_GET_ITEM(taken, size - 1))) {
+        return 0;
+    }
+    return is_block(module, PyList_GET_ITEM(taken, size - 1));
+}
+
 /* map_next -- map the next item: 1 if self->records is set, 0 at the end, -1 with an exception. */
 static int
 map_next(PyObject *module, struct mapping *self)
@@ -167,6 +216,7 @@ map_next(PyObject *module, struct mapping *self)
     uint64_t position = 0;
     PyObject *key = NULL, *value = NULL, *number = NULL;  /* owned */
     PyObject *output = NULL, *taken = NULL, *told = NULL; /* owned */
+    int is_large = 0;
     int result = source_take(&self->source, &position, &key, &value);
 
     if (result <= 0) {
@@ -181,7 +231,10 @@ map_next(PyObject *module, struct mapping *self)
             goto done;
         }
     }
-    else if (PyList_GET_SIZE(taken) >= self->limit) {
+    else if ((is_large = ends_with_block(module, taken)) < 0) {
+        goto done;
+    }
+    else if (is_large || PyList_GET_SIZE(taken) >= self->limit) {
         number = PyLong_FromUnsignedLongLong(position);
         if (number != NULL) {
             PyObject *args[] = {number, key, value, taken, output}; /* borrowed */

@@ -41,6 +41,20 @@ raise_by_twin(PyObject *module, const char *function, PyObject *argument)
     return -1;
 }
 
+/* is_block -- 1 if a record is a Block, 0 if it is not, -1 with an exception. */
+static int
+is_block(PyObject *module, PyObject *record)
+{
+    PyObject *cls = PyObject_GetAttrString(module, "_Block"); /* owned */
+    int result = -1;
+
+    if (cls != NULL) {
+        result = PyType_IsSubtype(Py_TYPE(record), (PyTypeObject *)cls);
+        Py_DECREF(cls);
+    }
+    return result;
+}
+
 /* keep_raising -- make a RuntimeError of a StopIteration that is set, as in a generator.
  *
  * From an iterator of ours it would be the end of the records, and nobody would miss the others. */

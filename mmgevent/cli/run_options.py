@@ -118,8 +118,8 @@ COMMAND = Command(
             ("--set",),
             "OPTION=VALUE",
             "set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, "
-            "partitions, greenlets, items_per_call, allocation, retransmit, results, plain_classes, "
-            "pass_env, name; may be repeated",
+            "partitions, greenlets, items_per_call, arrays, allocation, retransmit, results, "
+            "plain_classes, pass_env, name; may be repeated",
             _assignment,
             repeats=True,
         ),

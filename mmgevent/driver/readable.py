@@ -206,6 +206,18 @@ class Readable(Generic[K, V]):
         """
         return self._runner.errors()
 
+    def columns(self) -> tuple[Any, Any]:
+        """Wait for the job and return the keys and the values of its results, as two columns.
+
+        With numpy they are arrays: of int64, float64 or bool where all are of one of these kinds, else
+        of objects. Without numpy, ints and floats are in an `array.array`, all else in a list. Results
+        are given out as by `write`. Raises the errors of `result`.
+        """
+        from mmgevent.driver.result_columns import columns_of  # rarely needed
+
+        with closing(self._records()) as records:
+            return columns_of(records)
+
     def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:
         """Wait for the job and return its results as a DataFrame of pandas.
 
@@ -215,15 +227,15 @@ class Readable(Generic[K, V]):
         Raises OutputError at once if pandas is not installed or names are wrong, and for a record
         that does not fit; and the errors of `result`. Results are given out as by `write`.
         """
-        return self._to_table("pandas", columns)
+        return _table_of(self, "pandas", columns)
 
     def to_polars(self, columns: str | Iterable[str] | None = None) -> Any:
         """Return the results as a DataFrame of polars; otherwise as `to_pandas`."""
-        return self._to_table("polars", columns)
+        return _table_of(self, "polars", columns)
 
     def to_arrow(self, columns: str | Iterable[str] | None = None) -> Any:
         """Return the results as a Table of pyarrow; otherwise as `to_pandas`."""
-        return self._to_table("pyarrow", columns)
+        return _table_of(self, "pyarrow", columns)
 
     def __await__(self) -> Generator[Any, None, dict[K, V]]:
         """Wait for the job in a coroutine: `await handle` is `handle.result()`.
@@ -263,13 +275,6 @@ class Readable(Generic[K, V]):
         self.add_done_callback(lambda handle: wake())
         await over.wait()
         return await asyncio.to_thread(self.result)  # a large dict takes a while
-
-    def _to_table(self, library: str, columns: str | Iterable[str] | None) -> Any:
-        from mmgevent.job.outputs.tables import TableMaker  # rarely needed
-
-        maker = TableMaker(library, columns)
-        with closing(self._records()) as records:
-            return maker.make(records)
 
     def _records(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
         """Return an iterator over the records, whose end before theirs cancels the job."""
@@ -311,6 +316,14 @@ class Readable(Generic[K, V]):
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError("this job was submitted by the parent of this process: ask for it there")
+
+
+def _table_of(results: Readable[Any, Any], library: str, columns: str | Iterable[str] | None) -> Any:
+    from mmgevent.job.outputs.tables import TableMaker  # rarely needed
+
+    maker = TableMaker(library, columns)
+    with closing(results._records()) as records:
+        return maker.make(records)
 
 
 def _in_this_loop(act: Callable[[], None]) -> Callable[[], None]:

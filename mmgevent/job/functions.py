@@ -57,6 +57,8 @@ class Functions:
     setupfn: Callable[[], Any] | None = None
     #: whether a key's values are sorted before reducefn: True, what they are compared by, or None
     sort_values: SortValues = None
+    #: True if reducefn gets the values of a key as one numpy array, else None
+    arrays: bool | None = None
     #: what opens connections for the refs of a Query, see `Source.connectors`; None without any
     connect: tuple[Any, ...] | None = None
 

@@ -351,6 +351,8 @@ class Job(Generic[K, V]):
         reducers.check_collectfn(self.collectfn, self.reducefn)
         collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
         functions = Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn, self.sort_values)
+        if self.options.arrays:
+            functions = replace(functions, arrays=True)
         connectors = () if self.previous is not None else sources.connectors_of(self.datasource)
         if not connectors:
             return functions
@@ -412,6 +414,10 @@ class Job(Generic[K, V]):
             raise OptionError(
                 "items_per_call is about the calls of mapfn, and the job has none; leave it out"
             )
+
+        if self.options.arrays and (self.reducefn is None or reducers.is_recognised(self.reducefn)):
+            what = "the job has none" if self.reducefn is None else "a known reducer needs no array"
+            raise OptionError(f"arrays is about what reducefn gets, and {what}; leave it out")
 
     def claim_datasource(self) -> None:
         """Note that a submit walks through the datasource now.

@@ -18,6 +18,7 @@ class OptionKeywords(TypedDict, total=False):
     partitions: int | None
     greenlets: int
     items_per_call: int | None
+    arrays: bool
     allocation: Literal["continuous", "oneshot"]
     retransmit: float
     py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

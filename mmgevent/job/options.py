@@ -68,6 +68,8 @@ class JobOptions:
     #: most items of one call of mapfn, which gets a list of keys and a list of values, >= 1; None:
     #: it gets one key and one value
     items_per_call: int | None = None
+    #: whether reducefn gets the values of a key as one numpy array; stays with the driver
+    arrays: bool = False
     #: "continuous" or "oneshot"
     allocation: str = "continuous"
     #: share of the slots, 0 to 1, that may run duplicates of slow tasks once no other work is left
@@ -134,7 +136,7 @@ class JobOptions:
         Those that stay with the driver are left out.
         """
         wire = asdict(self)
-        for name in ("py_files", "results", "plain_classes", "pass_env", "bundles"):
+        for name in ("arrays", "py_files", "results", "plain_classes", "pass_env", "bundles"):
             del wire[name]
         return wire
 
@@ -176,6 +178,8 @@ def parse_option(name: str, text: str) -> Any:
         value = _parse_number(name, text, int)
     elif name in ("task_timeout", "setup_timeout", "retransmit"):
         value = _parse_number(name, text, float)
+    elif name == "arrays":
+        value = {"true": True, "false": False}.get(text.lower(), text)
     elif name == "max_skipped":
         value = _parse_number(name, text, int if text.lstrip("+-").isdecimal() else float)
     elif name in ("py_files", "plain_classes", "pass_env"):
@@ -291,10 +295,6 @@ def _is_call_size(value: Any) -> bool:
     return value is None or (_is_int(value) and 1 <= value <= MAX_ITEMS_PER_CALL)
 
 
-def _is_allocation(value: Any) -> bool:
-    return isinstance(value, str) and value in ("continuous", "oneshot")
-
-
 def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
@@ -339,7 +339,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _is_call_size,
         f"a number of items for one call of mapfn (int, 1 to {MAX_ITEMS_PER_CALL}), or None",
     ),
-    "allocation": (_is_allocation, '"continuous" or "oneshot"'),
+    "arrays": (lambda value: isinstance(value, bool), "True or False"),
+    "allocation": (
+        lambda value: isinstance(value, str) and value in ("continuous", "oneshot"),
+        '"continuous" or "oneshot"',
+    ),
     "retransmit": (_is_share, "a share of the slots, 0 to 1"),
     "py_files": (_are_paths, "a path or a list of paths"),
     "results": (_is_results, '"plain", "trusted" or None'),
@@ -391,5 +395,6 @@ _NOT_OFFERED = {
     "memory_limit": "a thread has no memory of its own, so let the function hold less",
     "pass_env": "its process has an environment of its own, so set them there",
     "greenlets": "one item runs there at a time, so let the function do several things at once",
+    "arrays": "what it gets is not made by the job, so let the function make an array",
     "items_per_call": "a call that ends its process is halved, and a thread cannot end alone, so give it lists as items",
 }

@@ -80,7 +80,7 @@ class CallMapping:
         self._originals = originals
         self._held: list[Item] = []  # items of the call that is read
         self._next: Item | None = None  # the item that ended the call before it
-        self._groups: Groups = {}
+        self._groups = Groups()
         self._used = 0  # bytes of the groups, as the core estimates them
         self._records = 0  # records of the groups
 
@@ -145,7 +145,7 @@ class CallMapping:
             part = parts.pop()
             tries = self._skipping.retries if is_whole or len(part) == 1 else 0
             for left in range(tries, -1, -1):
-                table: Groups = {}
+                table = Groups()
                 records = self._begin(ref, part)
                 try:
                     is_done, added, count = self._grouping.add(records, table, self._budget)
@@ -225,7 +225,7 @@ class CallMapping:
 
     def _take_filled(self) -> Filled:
         filled = Filled(self._groups, self._records)
-        self._groups, self._used, self._records = {}, 0, 0
+        self._groups, self._used, self._records = Groups(), 0, 0
         return filled
 
     def _blame(self, part: list[Item], error: BaseException) -> TaskFailure:

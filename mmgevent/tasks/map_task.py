@@ -26,7 +26,7 @@ from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallMapping, CallRules
 from mmgevent.tasks.counters import TaskTally
-from mmgevent.tasks.grouping import AnyGroups, Grouping
+from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
@@ -111,6 +111,7 @@ class MapTask:
         self._items = TaskItems(items, first_entry=first_index, skip=skip, part=part, mark=mark)
         self._skipping = skipping if skipping is not None and skipping.is_needed else None
         self._originals: Originals | None = None  # of the mapping, if it may need any
+        self._grouping = Grouping(self._fold_op)
         self._mapping = self._make_mapping(
             functions.mapfn, mark, map_items, calls, skipping, decode, first_index
         )
@@ -129,7 +130,7 @@ class MapTask:
         decode: Decode | None,
         first_index: int,
     ) -> StreamedMapping | CarefulMapping | CallMapping:
-        grouping = Grouping(self._fold_op)
+        grouping = self._grouping
         items, budget, skipping = self._items, self._budget, self._skipping
         if calls is not None:
             originals = self._originals = Originals(decode, first_index, calls.size)
@@ -161,7 +162,7 @@ class MapTask:
             self._mark_flush(None)  # from here on any item may be at fault
         return self.stats
 
-    def _flush_blaming(self, groups: AnyGroups, records: int) -> None:
+    def _flush_blaming(self, groups: dict[Any, Any], records: int) -> None:
         """Flush groups. Blame an item for what goes wrong only if no other item can be at fault."""
         begun = self._items.count
         is_of_one = begun - self._flushed_items <= 1 and self._items.position is not None
@@ -188,14 +189,13 @@ class MapTask:
 
     # -- groups to flushes
 
-    def _flush(self, groups: AnyGroups, records: int, item: int | None) -> None:
-        self.stats.groups += len(groups)
-        if not isinstance(groups, dict):
-            parts = groups.scatter(self._partitions)
-            if parts is not None and are_shares(parts, self._share_bytes):
-                self._emit_parts(parts, lambda part: [join_segment(*part)])
+    def _flush(self, groups: dict[Any, Any], records: int, item: int | None) -> None:
+        if isinstance(groups, Groups):
+            untyped = self._flush_typed(groups, item)
+            if untyped is None:
                 return
-            groups = groups.take()
+            groups = untyped
+        self.stats.groups += len(groups)
         if self._collectfn is not None and self._collect_form == "iterator":
             self._collect_all(groups, item)
             return
@@ -208,6 +208,32 @@ class MapTask:
                 groups[key] = values[0]
             grouped = False
         self._emit(groups, grouped, "mapfn" if self._has_mapfn else None, item)
+
+    def _flush_typed(self, groups: Groups, item: int | None) -> dict[Any, Any] | None:
+        """Emit what columns and a table hold without a dict, or return all of it as a dict."""
+        if groups.columns is not None:
+            if not groups.has_earlier:
+                self.stats.groups += len(groups.columns)
+                self._emit_columns(groups.columns, item)
+                groups.clear()
+                return None
+            self._grouping.pour(groups)
+        if groups.table is not None:
+            parts = groups.table.scatter(self._partitions)
+            if parts is not None and are_shares(parts, self._share_bytes):
+                self.stats.groups += len(groups.table)
+                self._emit_parts(_taken(parts), lambda part: [join_segment(*part)])
+                return None
+        return groups.take()
+
+    def _emit_columns(self, columns: _speedups.ColumnFold, item: int | None) -> None:
+        """Encode and emit what was folded as columns, one partition at a time as objects."""
+        columns.deal(self._partitions)
+        parts = ((partition, columns.part(partition)) for partition in range(self._partitions))
+        self._emit_parts(
+            (part for part in parts if part[1][0]),
+            lambda part: self._encode(part, False, False, "mapfn", item),
+        )
 
     def _collect_each(
         self, groups: dict[Any, Any], combine: Callable[[Any, Any], Any], item: int | None
@@ -248,10 +274,11 @@ class MapTask:
     def _collect_all(self, groups: dict[Any, Any], item: int | None) -> None:
         """Call a collectfn of iterator form on the groups of one flush, and emit what it yields."""
         try:
-            pairs = _spread(pairs_of(self._collectfn(iter(groups.items())), "collectfn"))
+            collected_of = pairs_of(self._collectfn(iter(groups.items())), "collectfn")
+            pairs = _spread(_speedups.spread(collected_of))
         except BaseException as error:
             raise blame_records(error, "collectfn", self._key_at_fault(item), item) from error
-        exhausted = False
+        exhausted: object = False
         while not exhausted:
             collected: dict[Any, Any] = {}
             try:
@@ -268,31 +295,33 @@ class MapTask:
         except BaseException as error:
             raise _blame_keys(error, groups, function, self._key_at_fault(item), item) from error
         groups.clear()
+        self._emit_parts(_taken(parts), lambda part: self._encode(part, grouped, hashed, function, item))
 
-        def encode(part: tuple[list[Any], list[Any]]) -> Iterator[bytes]:
-            shares = encode_shares(
-                *part, self._share_bytes, grouped=grouped, hashed=hashed, plain=self._plain
-            )
-            while True:
-                try:
-                    segment = next(shares, None)
-                except BaseException as error:
-                    maker = function if self._collectfn is None else "collectfn"
-                    raise blame_exception(error, maker, self._key_at_fault(item), item) from error
-                if segment is None:
-                    return
-                yield segment
+    def _encode(
+        self,
+        part: tuple[list[Any], list[Any]],
+        grouped: bool,
+        hashed: bool,
+        function: str | None,
+        item: int | None,
+    ) -> Iterator[bytes]:
+        """Yield the segments of (keys, values) of one partition."""
+        shares = encode_shares(*part, self._share_bytes, grouped=grouped, hashed=hashed, plain=self._plain)
+        while True:
+            try:
+                segment = next(shares, None)
+            except BaseException as error:
+                maker = function if self._collectfn is None else "collectfn"
+                raise blame_exception(error, maker, self._key_at_fault(item), item) from error
+            if segment is None:
+                return
+            yield segment
 
-        self._emit_parts(parts, encode)
-
-    def _emit_parts(self, parts: list[Any], encode: Callable[[Any], Iterable[bytes]]) -> None:
-        """Encode and emit what goes to each partition; `parts` is empty afterwards."""
+    def _emit_parts(self, parts: Iterator[tuple[int, Any]], encode: Callable[[Any], Iterable[bytes]]) -> None:
+        """Encode and emit what goes to each partition."""
         segments: dict[int, bytes] = {}
         size = 0
-        for partition, part in enumerate(parts):
-            if part is None:
-                continue
-            parts[partition] = None  # frees memory
+        for partition, part in parts:
             if partition in self._unwanted:
                 continue
             for segment in encode(part):
@@ -332,6 +361,15 @@ def _blame_keys(
         except BaseException as again:
             return blame_records(again, function, key if named is NO_KEY else named, item)
     return blame_records(error, function, named, item)
+
+
+def _taken(parts: list[Any]) -> Iterator[tuple[int, Any]]:
+    """Yield the partitions of a list that have records, and take them out of it."""
+    for partition, part in enumerate(parts):
+        if part is not None:
+            parts[partition] = None  # frees memory
+            yield partition, part
+            del part
 
 
 def _mark_nothing(index: int, key: Any) -> None:

@@ -27,12 +27,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mmgevent._speedups import map_items, stream_items, take
+from mmgevent._speedups import Block, map_items, spread, stream_items, take
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.reducers import FOLD_OPS
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.counters import counting_item, drop_counts
-from mmgevent.tasks.grouping import AnyGroups, Grouping, Groups
+from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
@@ -55,7 +55,7 @@ MapItems = Callable[
 class Filled(NamedTuple):
     """The groups of one flush, and how many records went into them."""
 
-    groups: AnyGroups
+    groups: dict[Any, Any]
     records: int
 
 
@@ -104,7 +104,7 @@ class StreamedMapping:
         `map_items` may call this for several items at once.
         """
         try:
-            records = list(pairs_of(self._mapfn(key, value), "mapfn"))
+            records = list(spread(pairs_of(self._mapfn(key, value), "mapfn")))
         except BaseException as error:
             if is_end_of_greenlet(error):  # an item before this one failed
                 raise
@@ -170,27 +170,27 @@ class CarefulMapping:
             yield from fill(self._grouping, pairs, self._budget, self._blame)
             return
         grouping, budget = self._grouping, self._budget
-        groups: Groups = {}
+        groups = Groups()
         used = records = 0
         is_over = False
         while not is_over:
             small = self._small_items()
             exhausted = False
             while not exhausted:
-                table = {} if groups else groups
+                table = Groups() if groups else groups
                 exhausted, added, count = self._add(small, table, max(1, budget - used))
                 used += added if table is groups else self._merge(table, groups)
                 records += count
                 if not exhausted:
                     yield Filled(groups, records)
-                    groups, used, records = {}, 0, 0
+                    groups, used, records = Groups(), 0, 0
             large, self._large = self._large, None
             is_over = large is None
             if large is not None:
                 table, count, rest = self._take_large(large)
                 if rest is not None:  # the groups so far come before the item
                     yield Filled(groups, records)
-                    groups, used, records = {}, 0, 0
+                    groups, used, records = Groups(), 0, 0
                     yield Filled(table, count)
                     yield from fill(grouping, rest, budget, self._blame)
                 else:
@@ -198,7 +198,7 @@ class CarefulMapping:
                     records += count
                     if used >= budget:
                         yield Filled(groups, records)
-                        groups, used, records = {}, 0, 0
+                        groups, used, records = Groups(), 0, 0
         yield Filled(groups, records)
 
     # -- items to records
@@ -206,7 +206,7 @@ class CarefulMapping:
     def _small_items(self) -> Iterator[Any]:
         """Yield the records of each item.
 
-        Stop at an item with more than WHOLE_RECORDS records, which becomes `_large`.
+        Stop at an item with more than WHOLE_RECORDS records, as a block may have. It becomes `_large`.
         """
         return map_items(
             self._each,
@@ -224,7 +224,7 @@ class CarefulMapping:
         output, records = self._try_again(position, key, value, error, WHOLE_RECORDS)
         if self._skipping.is_full:
             self._send_rows()
-        if len(records) < WHOLE_RECORDS:
+        if len(records) < WHOLE_RECORDS and not (records and isinstance(records[-1], Block)):
             return records
         self._on_large(position, key, value, records, output)
         return None
@@ -311,7 +311,7 @@ class CarefulMapping:
         tries = self._skipping.retries
         position, key, value, records = large
         while True:
-            table: Groups = {}
+            table = Groups()
             try:
                 exhausted, _, count = self._grouping.add(records, table, self._budget)
                 return table, count, None if exhausted else records
@@ -321,7 +321,7 @@ class CarefulMapping:
                 drop_counts(position)
                 if not tries:
                     self._set_aside(position, key, value, error)
-                    return {}, 0, None
+                    return Groups(), 0, None
             tries -= 1
             self._skipping.retried += 1
             key, value = self._originals.item(position, key, value)

@@ -71,6 +71,7 @@ class ReduceTask:
         self._reducefn: Any = functions.reducefn
         self._is_merged = fold is not None or functions.reducefn in (None, list_values)
         self._order = order
+        self._makes_arrays = functions.arrays is True
         self._is_iterator_form = functions.reduce_form == "iterator"
         self._parts = iter(parts)
         self._clock = clock
@@ -160,6 +161,15 @@ class ReduceTask:
             self._order.sort(key, values)
         return values
 
+    def _for_user(self, key: Any, values: Any) -> Any:
+        """Return the values of a key as reducefn gets them."""
+        values = self._in_order(key, values)
+        if not self._makes_arrays:
+            return values
+        from mmgevent.tasks.number_arrays import array_for_reducefn  # few jobs need it
+
+        return array_for_reducefn(key, values)
+
     def _note_failure(self, error: BaseException) -> None:
         self._input_error = error
 
@@ -176,7 +186,8 @@ class ReduceTask:
 
     def _reduce_some(self, groups: Iterator[tuple[Any, list[Any]]]) -> tuple[list[Any], list[Any]]:
         """Reduce as many groups as make a chunk; return their keys and results."""
-        reducefn, mark, index, order = self._reducefn, self._mark, self._index, self._order
+        reducefn, mark, index = self._reducefn, self._mark, self._index
+        is_plain = self._order is None and not self._makes_arrays
         room = self._room
         keys: list[Any] = []
         results: list[Any] = []
@@ -189,10 +200,10 @@ class ReduceTask:
                 for key, values in islice(groups, step):
                     mark(index, key)
                     index += 1
-                    if order is None:
+                    if is_plain:
                         results.append(reducefn(key, values))
                     else:
-                        results.append(_in_memory(reducefn(key, self._in_order(key, values))))
+                        results.append(_in_memory(reducefn(key, self._for_user(key, values))))
                     keys.append(key)
                 room.took(results[done:])
                 if len(keys) < done + step:
@@ -256,7 +267,7 @@ class ReduceTask:
                     self._mark(self._index, key)
                     self._index += 1
                     self._is_on_disk = self._is_on_disk or isinstance(values, OrderedValues)
-                    yield key, self._in_order(key, values)
+                    yield key, self._for_user(key, values)
         except GeneratorExit:
             raise
         except BaseException as error:

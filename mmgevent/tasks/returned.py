@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import GeneratorType
 from typing import Any
 
-from mmgevent._speedups import BadKeyError, NoPairError
+from mmgevent._speedups import BadKeyError, Block, NoPairError
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, make_failure, short_repr
 
 _PAIRS_ADVICE = "yield (key, value) pairs, or return a list of them or a mapping; for nothing, return []"
@@ -22,6 +22,8 @@ def pairs_of(output: Any, function: str) -> Iterator[Any]:
         return iter(output)
     if isinstance(output, Mapping):
         return iter(output.items())
+    if isinstance(output, Block):
+        return iter((output,))
     if output is not None and not isinstance(output, (str, bytes)):
         try:
             return iter(output)

@@ -123,7 +123,7 @@ def test_a_flag_of_a_variable_is_a_small_number(capsys, monkeypatch, name, optio
 
 
 #: Options of a job that are no numbers.
-JOB_TEXTS = {"py_files", "allocation", "name", "results", "plain_classes", "pass_env", "bundles"}
+JOB_TEXTS = {"arrays", "py_files", "allocation", "name", "results", "plain_classes", "pass_env", "bundles"}
 NULLABLE = {"task_timeout", "setup_timeout", "memory_limit", "partitions", "items_per_call"}
 JOB_NUMBERS = [field.name for field in dataclasses.fields(JobOptions) if field.name not in JOB_TEXTS]
 

@@ -41,6 +41,7 @@ TESTED = {
     "pagerank.py": "test_pagerank_ranks_pages_as_a_plain_loop_does",
     "parquet_groupby.py": "test_parquet_groupby_adds_up_its_own_input_and_files_that_are_named",
     "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
+    "sales_blocks.py": "test_sales_blocks_add_up_columns",
     "sales_csv.py": "test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside",
     "sessions.py": "test_sessions_are_cut_in_the_order_of_time",
     "stats.py": "test_stats_hears_of_every_worker_once",
@@ -198,6 +199,20 @@ def test_parquet_groupby_adds_up_its_own_input_and_files_that_are_named(commands
     ended = commands.run("run", EXAMPLES / "parquet_groupby.py", tmp_path / "wrong.parquet")
     assert ended.returncode == 2, ended
     assert "has no column 'region'; it has 'place', 'amount'" in ended.stderr
+
+
+def test_sales_blocks_add_up_columns(commands, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ended = commands.run("run", "--procs", "2", EXAMPLES / "sales_blocks.py")
+    assert ended.returncode == 0, ended
+    expected = {key: sum(n / 4 for n in range(3000) if n % 3 == key - 1) for key in (1, 2, 3)}
+    assert sorted(ended.stdout.splitlines()) == [f"{key}\t{value}" for key, value in expected.items()]
+    table = pyarrow.table({"customer": [None, 7, 7], "amount": [1 << 62, 1 << 62, 1 << 62]})
+    parquet.write_table(table, tmp_path / "sales.parquet")
+    ended = commands.run("run", EXAMPLES / "sales_blocks.py", tmp_path / "sales.parquet")
+    assert ended.returncode == 0, ended
+    assert sorted(ended.stdout.splitlines()) == [f"7\t{1 << 63}", f"null\t{1 << 62}"]
 
 
 def test_sessions_are_cut_in_the_order_of_time(commands, tmp_path):

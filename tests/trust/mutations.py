@@ -1027,10 +1027,31 @@ MUTATIONS = [
         ("tasks/test_calls.py::test_halving_finds_exactly_the_items_that_fail_and_nothing_counts_twice",),
     ),
     Mutation(
+        "pairs that follow a block count after it",
+        "tasks/grouping.py",
+        "            self.pour(groups)\n            records = chain",
+        "            records = chain",
+        ("tasks/test_blocks.py::test_a_pair_after_a_block_counts_after_it",),
+    ),
+    Mutation(
+        "columns of unequal length are no block",
+        "_speedups/_block.py",
+        "if len(self._values) != self._length:",
+        "if False:",
+        ("tasks/test_blocks.py::test_what_a_block_holds_is_blamed_on_mapfn",),
+    ),
+    Mutation(
+        "numbers of several kinds are no array",
+        "tasks/number_arrays.py",
+        "    if made is None:\n        failure",
+        "    if False:\n        failure",
+        ("tasks/test_number_arrays.py::test_other_values_are_refused_with_their_type_and_key",),
+    ),
+    Mutation(
         "a call of many items that fails leaves no record behind",
         "tasks/calls.py",
-        "                table: Groups = {}\n",
-        "                table: Groups = self._groups\n",
+        "                table = Groups()\n",
+        "                table = self._groups\n",
         ("tasks/test_calls.py::test_halving_finds_exactly_the_items_that_fail_and_nothing_counts_twice",),
     ),
     Mutation(

@@ -1,6 +1,8 @@
 """Keys and values of every kind, on a cluster whose workers differ: one has the C core, one its Python twin."""
 
+import array
 import itertools
+import math
 import os
 import pickle
 import time
@@ -57,6 +59,32 @@ def can_travel(key):
         return pickle.loads(pickle.dumps(key)) == key
     except Exception:  # a class without a name
         return False
+
+
+def test_blocks_of_both_kinds_of_worker_meet(watched, tmp_path):
+    here = str(tmp_path)
+    largest = (1 << 63) - 1
+
+    def mapfn(key, value):
+        from mmgevent import _speedups
+
+        open(os.path.join(here, str(_speedups.NATIVE)), "w").close()
+        while len(os.listdir(here)) < 2:  # the worker with the C core waits for that without
+            time.sleep(0.005)
+        yield mmg.Block(array.array("q", range(3000)), array.array("q", [largest]) * 3000)
+        yield mmg.Block(array.array("d", [1.0, -0.0, math.nan]), array.array("q", [1, 2, 3]))
+
+    for reducefn, expected in (
+        (mmg.reducers.sum_values, 40 * largest),
+        (mmg.reducers.count_values, 40),
+        (lambda key, values: len(values), 40),
+    ):
+        results = watched.submit({n: n for n in range(40)}, mapfn, reducefn).result(PATIENCE_S)
+        assert len(results) == 3001
+        assert results[2] == expected
+        assert [value for key, value in results.items() if key != key] == [
+            120 if reducefn is mmg.reducers.sum_values else 40
+        ]
 
 
 def test_equal_keys_of_every_kind_meet_whichever_worker_maps_them(watched, tmp_path):

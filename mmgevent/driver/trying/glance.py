@@ -13,6 +13,7 @@ from itertools import groupby
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from mmgevent._speedups import spread
 from mmgevent.driver.packing import pack_job
 from mmgevent.driver.results import apply_finish
 from mmgevent.driver.runners.inline import InlineRunner
@@ -141,7 +142,7 @@ def _noting(job: Job[Any, Any], glance: Glance) -> Callable[[Any, Any], Any] | N
     def noted(key: Any, value: Any) -> Iterator[Any]:
         found: Counter[_Kind] = Counter()
         began_s = perf_counter()
-        output = pairs_of(mapfn(key, value), "mapfn")
+        output = spread(pairs_of(mapfn(key, value), "mapfn"))
         used_s = perf_counter() - began_s
         while True:
             began_s = perf_counter()

@@ -11,10 +11,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mmgevent._speedups import spread
 from mmgevent.driver.trying.sameness import are_same, find_difference
 from mmgevent.errors import BrokenPromiseError
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import short_repr
+from mmgevent.tasks.number_arrays import array_for_reducefn
 from mmgevent.tasks.returned import pairs_of
 from mmgevent.tasks.value_order import ValueOrder
 
@@ -130,7 +132,7 @@ class Promises:
             output = mapfn(*items[0])
         else:
             output = mapfn([key for key, _ in items], [value for _, value in items])
-        return [(key, value) for key, value in pairs_of(output, "mapfn")]
+        return [(key, value) for key, value in spread(pairs_of(output, "mapfn"))]
 
     def _compare(
         self, call: Sequence[int], one: Any, other: Any, promise: str, found: str, advice: str
@@ -217,6 +219,8 @@ class Promises:
             order = ValueOrder(None if rule is True else rule)
             for key, values in groups.items():
                 order.sort(key, values)
+        if self._functions.arrays:
+            groups = {key: array_for_reducefn(key, values) for key, values in groups.items()}
         if self._functions.reduce_form == "iterator":
             return [(key, value) for key, value in pairs_of(reducefn(iter(groups.items())), "reducefn")]
         return [(key, reducefn(key, values)) for key, values in groups.items()]

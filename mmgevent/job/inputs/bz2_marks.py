@@ -39,7 +39,7 @@ class NoBlockError(Exception):
     """No block begins at a mark, or it is damaged."""
 
 
-class Block:
+class Bz2Block:
     """A block that begins at a mark, if that is one."""
 
     def __init__(self, window: Window, bit: int):
@@ -108,7 +108,7 @@ def find_block(window: Window, bit: int) -> int | None:
 
 def is_block(window: Window, bit: int) -> bool:
     """Return whether a whole block begins at a bit."""
-    return Block(window, bit).read()
+    return Bz2Block(window, bit).read()
 
 
 def find_marks(window: Window, bit: int) -> Iterator[Mark]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from mmgevent.job.inputs.bz2_marks import (
     CRC_BITS,
     MARK_BITS,
-    Block,
+    Bz2Block,
     Mark,
     NoBlockError,
     find_block,
@@ -53,17 +53,17 @@ def offset_of(bit: int) -> int:
 FIRST_OFFSET = offset_of(_HEADER_BITS)
 
 
-def first_block(window: Window, path: str, start: int) -> Block | None:
+def first_block(window: Window, path: str, start: int) -> Bz2Block | None:
     """Return the first block that begins at or after byte `start`, or None.
 
     It may be damaged. Raise DamagedError if it cannot be told.
     """
     for mark in find_marks(window, 8 * start):
         if not mark.is_end:
-            block = Block(window, mark.bit)
+            block = Bz2Block(window, mark.bit)
             if not block.read():
                 bit = _first_after_others(window, path, start)
-                return None if bit is None else Block(window, bit)
+                return None if bit is None else Bz2Block(window, bit)
             return block
     return None
 
@@ -77,9 +77,9 @@ def split_pieces(
 
     Raise DamagedError for what cannot be read, and as Window.read does.
     """
-    first: Block | None = None
+    first: Bz2Block | None = None
     if first_bit is not None:
-        first = Block(window, first_bit)
+        first = Bz2Block(window, first_bit)
     elif start:
         first = first_block(window, path, start)
         if first is None:
@@ -99,7 +99,7 @@ class _Sequence:
         #: checksum of all blocks of the stream so far; None if its first block was not seen
         self._crc: int | None = None
 
-    def pieces(self, first: Block | None) -> Iterator[Piece]:
+    def pieces(self, first: Bz2Block | None) -> Iterator[Piece]:
         """Yield the content from a block on, or from the header of the file on if that is None."""
         is_own = True
         mark: Mark | None = Mark(first.bit, False) if first is not None else self._open_stream(0)
@@ -112,7 +112,7 @@ class _Sequence:
                 continue
             is_own = mark.bit < self._end_bit
             self.bit = mark.bit
-            block = Block(self._window, mark.bit) if first is None else first
+            block = Bz2Block(self._window, mark.bit) if first is None else first
             first = None
             offset = offset_of(mark.bit)
             try:
@@ -214,7 +214,7 @@ def _first_following(window: Window, path: str, start: int, bit: int | None) -> 
     """Return where the first block at or after byte `start` begins, given an earlier block."""
     sequence = _Sequence(window, path, 8 * start)
     try:
-        for piece in sequence.pieces(None if bit is None else Block(window, bit)):
+        for piece in sequence.pieces(None if bit is None else Bz2Block(window, bit)):
             if not piece.is_own:
                 return sequence.bit
     except DamagedError:

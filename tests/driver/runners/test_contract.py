@@ -1,5 +1,6 @@
 """The contract of runners: the same job gives the same on every engine, whatever goes wrong in it."""
 
+import array
 import bz2
 import contextlib
 import datetime
@@ -48,6 +49,19 @@ def by_three(key, value):
     yield value % 3, value
 
 
+def one_block(key, value):
+    return mmg.Block([value % 3], [value])
+
+
+def blocks_of_numbers(key, value):
+    numbers = array.array("q", range(2000))
+    yield mmg.Block(numbers, array.array("q", [value]) * 2000)
+    yield 5, value
+    yield mmg.Block(array.array("d", [0.5, 5.0]), numbers[1:3])
+    if value % 10 == 3:
+        raise ValueError("not this one")
+
+
 def add(key, values):
     return sum(values)
 
@@ -82,9 +96,24 @@ FORMS = {
     ),
     "known reducer": ({"mapfn": by_three, "reducefn": reducers.sum_values}, EXPECTED),
     "counted": ({"mapfn": by_three, "reducefn": reducers.count_values}, {0: 34, 1: 33, 2: 33}),
+    "blocks": ({"mapfn": one_block, "reducefn": add}, EXPECTED),
     "no mapfn": ({"reducefn": add}, numbers(100)),
     "no reducefn": ({"mapfn": by_three}, plain_mapreduce(numbers(100).items(), by_three)),
 }
+
+
+@pytest.mark.parametrize("reducefn", [reducers.sum_values, reducers.count_values, add])
+def test_blocks_give_what_their_pairs_give(cluster, reducefn):
+    job = mmg.Job(numbers(20), blocks_of_numbers, reducefn, max_skipped=2)
+    good = [(key, value) for key, value in numbers(20).items() if value % 10 != 3]
+
+    def pairs(key, value):
+        for record in blocks_of_numbers(key, value):
+            yield from record.pairs() if isinstance(record, mmg.Block) else [record]
+
+    expected = plain_mapreduce(good, pairs, reducefn)
+    assert cluster.run(job) == expected
+    assert {type(key) for key in expected} == {int, float}
 
 
 @pytest.mark.parametrize("form", FORMS)
