@@ -248,6 +248,7 @@ DAMAGED = {
     "a bool of 2": b"\x04\x01\x02",
     "a text beyond the end": b"\x05" + packed(1, 1, b"\0\1") + b"ab",
     "a text of -1": b"\x05" + packed(1, -1, b"\0\2") + b"a",
+    "a text of -1 that another makes up for": b"\x05" + packed(1, -1, b"\0\3") + b"a",
     "sizes whose sum overflows": b"\x05" + packed(8, 0, struct.pack("<QQ", 1 << 63, 1 << 63)),
     "half a character": b"\x05" + ONES + "é".encode(),
     "a surrogate": b"\x05" + packed(1, 3, b"\0\0") + "\ud800".encode("utf-8", "surrogatepass") + b"abc",
