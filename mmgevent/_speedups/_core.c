@@ -13,7 +13,7 @@
  *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
  *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
- *   _word_count.h  the class WordCounter     _word_iter.h  words_of()
+ *   _word_codec.h  their characters   _word_count.h  the class WordCounter   _word_iter.h  words_of()
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
