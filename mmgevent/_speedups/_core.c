@@ -14,7 +14,7 @@
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
  *   _arguments.h arguments of these functions     _fold_table.h, _fold_scatter.h   the class FoldTable
  *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
- *   _word_count.h  the class WordCounter     _word_iter.h  words_of()
+ *   _word_codec.h  their characters   _word_count.h  the class WordCounter   _word_iter.h  words_of()
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
  *   _block_fold.h  the class ColumnFold
  *
