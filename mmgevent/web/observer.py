@@ -181,12 +181,12 @@ class Observer:
             if measures:
                 load_due_s = now + LOAD_S
             before = self.board.version
-            has_ended = False
+            ended = self.board.server.get("ended")
             self._ask_server(looker)
+            has_ended = self.board.server.get("ended") != ended  # one may be over before it was listed
             for kind, question, fields, required in _KINDS:
                 extra = {"details": True, "measure": measures} if kind == "workers" else {}
                 for rows, gone in self._changes_of(looker, question, **extra):
-                    has_ended = has_ended or bool(gone and kind == "jobs")
                     clean = [clean_row(row, fields, *required) for row in rows]
                     if clean or gone:
                         self.board.change(kind, clean, gone)

@@ -84,7 +84,7 @@ JOB_FIELDS: dict[str, tuple[type, ...]] = {
 #: {field of a server: its types}.
 SERVER_FIELDS: dict[str, tuple[type, ...]] = {
     "host": (str,), "pid": (int,), "version": (str,), "since": _NUMBER, "workers": (int,), "slots": (int,),
-    "jobs": (int,), "segment_bytes": (int,), "batch_bytes": (int,),
+    "jobs": (int,), "ended": (int,), "segment_bytes": (int,), "batch_bytes": (int,),
 }  # fmt: skip
 
 #: {field of a worker that left: its types}. All are there.

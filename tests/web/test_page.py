@@ -51,6 +51,8 @@ def show(browser, place, width="desk", theme="light"):
         "Emulation.setDeviceMetricsOverride",
         {"width": WIDTHS[width], "height": 900, "deviceScaleFactor": 1, "mobile": width == "phone"},
     )
+    browser.get("about:blank")
+    browser.get_log("browser")  # what the page before said, of a dashboard that has ended
     browser.get(place.url)
     wait_until(lambda: text_of(browser, "state") == "connected")
 

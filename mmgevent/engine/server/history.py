@@ -112,6 +112,8 @@ class Histories:
         self._groups = GroupCount()
         self._tracks = TrackCount()
         self._ended: deque[JobHistory] = deque()
+        #: how many jobs are over, forgotten ones, too
+        self.ended_count = 0
         #: how many slots were busy lately, while there were jobs
         self.samples: deque[BusySample] = deque(maxlen=MAX_SAMPLES)
 
@@ -123,6 +125,7 @@ class Histories:
         """Note that a job is over, and forget the job that has been over for longest if there are many."""
         history.end()
         self._ended.append(history)
+        self.ended_count += 1
         if len(self._ended) > MAX_ENDED:
             self._ended.popleft().close()
 

@@ -63,6 +63,7 @@ def describe_server(
         "workers": len(workers),
         "slots": workers.slot_count,
         "jobs": len(jobs),
+        "ended": jobs.histories.ended_count,
         "segment_bytes": jobs.memory.used_bytes,
         "batch_bytes": jobs.intake.held_bytes,
         "left": [

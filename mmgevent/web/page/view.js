@@ -190,6 +190,7 @@ function drawErrors() {
     if (row.worker) facts.push(`on ${row.worker}`);
     facts.push(`last ${ago(row.last_at)}`);
     say(where, facts.join(", "));
+    replay.hidden = !row.replay && !row.set_aside && job.outcome === "done"; // tried again, and done
     const told = row.replay ? "" : `. The job names the file when it ends${who ? `, to ${who}` : ""}.`;
     const command = row.replay || "mmg-run --replay FILE";
     if (replay.dataset.key !== command + told) {
