@@ -99,7 +99,7 @@ def _run_on_cluster(arguments: Arguments, results: Results, closing: Closing, jo
                 on_notice=reporter.notice,
                 resume=sink.made,
                 parts_plan=sink.plan_parts(),
-                logs=not (arguments.no_logs or arguments.quiet) and (lambda line: reporter.notice(str(line))),
+                logs=False if arguments.no_logs else lambda line: reporter.notice(str(line)),
                 job_log=job_log,
             )
             closing.watch(handle.state)
