@@ -691,6 +691,7 @@ def test_both_offer_the_same_names():
             for name, thing in vars(native).items()
             if isinstance(thing, (types.BuiltinFunctionType, type))
         }
-        assert {name for name in found if not name.startswith("_")} == {
+        of_words = {"WordCounter", "words_of"}  # `mmgevent.text` chooses between them by the rules of words
+        assert {name for name in found if not name.startswith("_")} - of_words == {
             name for name in offered if callable(getattr(_fallback, name))
         }
