@@ -13,7 +13,6 @@ import fcntl
 import os
 import re
 import shutil
-import socket
 import stat
 import tempfile
 import time
@@ -59,7 +58,7 @@ class TemporaryFolder:
         except OSError:
             os.rmdir(self.path)
             raise
-        os.write(self._owner, socket.gethostname().encode())
+        os.write(self._owner, os.uname().nodename.encode())
         hold(self._owner)
 
     def remove(self) -> None:
@@ -99,7 +98,7 @@ def _find(folder: str, name: re.Pattern[str]) -> list[str]:
 
 def _is_of_this_machine(owner: str) -> bool:
     with open(owner, "rb") as file:
-        return file.read(_MAX_HOST_BYTES) == socket.gethostname().encode()
+        return file.read(_MAX_HOST_BYTES) == os.uname().nodename.encode()
 
 
 def _is_left(path: str, least_s: float) -> bool:
