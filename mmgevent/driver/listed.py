@@ -107,7 +107,7 @@ def jobs_of(handles: Iterable[JobHandle[Any, Any]]) -> list[JobInfo]:
                 phase=progress.phase,
                 done=progress.done,
                 total=progress.total,
-                percent=round(100 * progress.done / progress.total, 1) if progress.total else None,
+                percent=None if progress.fraction is None else round(100 * progress.fraction, 1),
                 waiting=progress.waiting,
                 running=progress.running,
                 skipped=progress.skipped,

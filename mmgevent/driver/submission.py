@@ -106,6 +106,7 @@ class Submission:
         self._speed = Speed()
         self._allowed = 0  # batches that the server accepts, in all
         self._sent = 0
+        self._said_size: tuple[int | None, int | None] = None, None  # of the whole input, to the server
         self._keeps = keeps
         self._source = source
         self._input_ended = source is not None
@@ -255,11 +256,20 @@ class Submission:
             content=content,
             refs=batch.has_refs or None,
             inline=batch.data if is_small else None,
+            **self._news_of_size(),
         )
         frames = [announcement]
         if not is_small:
             frames += split_payload(BATCH, batch.data, self._number, number)
         self._engine.put_in_lane(frames, FIRST_BATCH_WINDOW)
+
+    def _news_of_size(self) -> dict[str, Any]:
+        """Return the fields of the size of the whole input, if it is known and the server does not know it."""
+        size = self._feeder.total.entries_and_weight
+        if size == self._said_size:
+            return {}
+        self._said_size = size
+        return {"of_items": size[0], "of_weight": size[1]}
 
     def _end_input(self) -> None:
         self._input_ended = True

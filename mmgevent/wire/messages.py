@@ -80,7 +80,10 @@ MESSAGES: dict[str, dict[str, Field]] = {
         fingerprint=STRING,
     ),
     "batch": fields_of(
-        {"content": FLAG, "refs": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT
+        {"content": FLAG, "refs": FLAG, "of_items": COUNT, "of_weight": COUNT, "inline": INLINE},
+        items=COUNT,
+        weight=COUNT,
+        size=COUNT,
     ),
     "input_end": fields_of(batches=COUNT),
     "cancel": fields_of(reason=STRING),

@@ -18,6 +18,8 @@ from mmgevent.engine.server.examinations import LOAD_WAIT_S
 from mmgevent.engine.server.lookout import MAX_QUESTIONS
 from mmgevent.engine.worker.stacks import WRITE_S
 from mmgevent.executor.status_page import STACK_SIGNAL
+from mmgevent.reducers import sum_values
+from mmgevent.wire.frames import BATCH
 from mmgevent.wire.listings import PAGE_ROWS, read_listing
 from mmgevent.wire.messages import PROTOCOL
 from tests.integration.commands import Commands
@@ -27,6 +29,8 @@ from tests.trust.raw_peer import (
     RawPeer,
     RawWorker,
     connected,
+    cut,
+    flush_of,
     running,
     running_server,
     wait_until,
@@ -112,6 +116,48 @@ def test_status_says_who_works_at_what_and_for_whom(place, stuck):
     tables = look(place, "status", place.server.where).stdout
     for text in (stuck.job.id, "node7", "1/2", f"{job['user']}@{job['host']}"):
         assert text in tables
+
+
+@pytest.mark.parametrize(
+    ("expected", "total"), [({"of_items": 8}, 8), ({"of_weight": 80}, None)], ids=["items", "bytes"]
+)
+def test_how_far_a_job_is_can_be_seen_while_its_driver_still_reads(tmp_path, expected, total):
+    """A batch of two of eight items, or of 20 of 80 bytes, is all that the server has."""
+    with (
+        running_server(tmp_path) as server,
+        RawWorker(server.address) as worker,
+        RawDriver(server.address) as driver,
+        connected(server) as cluster,
+    ):
+        driver.submit(partitions=1)
+        driver.wait_for("accepted")
+        driver.announce(1, 20, items=2, **expected)
+        driver.send(*cut(BATCH, bytes(20), 1, 1))
+        assign = worker.take()
+        worker.read_input(assign)
+        worker.finish(assign, flush_of([0]))
+        job = wait_until(lambda: next((job for job in cluster.jobs() if job.done), None), "what is done")
+        assert (job.phase, job.done, job.total, job.percent) == ("map", 2, total, 25.0)
+
+
+def test_a_driver_says_how_large_its_input_is(tmp_path):
+    gate = tmp_path / "gate"
+
+    def mapfn(key, value):
+        while not gate.exists():
+            time.sleep(0.01)
+        yield 1, 1
+
+    with (
+        running_server(tmp_path) as server,
+        running(tmp_path, "worker", "--procs", "1", server.where),
+        connected(server) as cluster,
+    ):
+        handle = cluster.submit(mmg.Job(dict.fromkeys(range(100_000), "x" * 1000), mapfn, sum_values))
+        job = wait_until(lambda: next((job for job in cluster.jobs() if job.running), None), "the job")
+        assert (job.total, job.percent) == (100_000, 0)
+        gate.touch()
+        assert handle.result(60) == {1: 100_000}
 
 
 def test_programs_see_the_same_and_the_log_says_who_submitted_a_job(place, stuck):

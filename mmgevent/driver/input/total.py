@@ -63,6 +63,14 @@ class InputTotal:
             return None
         return self._total.n_bytes if self.bytes_read is None else self.bytes_read
 
+    @property
+    def entries_and_weight(self) -> tuple[int | None, int | None]:
+        """Return the number of entries and the weight of all batches, each None if it is not known.
+
+        An entry of a source may be many items, and a source of files weighs its bytes.
+        """
+        return None if self.is_source else self._total.items, self.n_bytes
+
     def look(self) -> None:
         """Begin to find out what is not known. Idempotent."""
         source, self._source = self._source, None

@@ -79,6 +79,9 @@ class JobInput:
         self.total: int | None = None
         #: Items in all, if the server knows that before the last batch.
         self.known_items: int | None = None
+        #: Entries and weight in all, as far as the driver knows them before that.
+        self.expected_items: int | None = None
+        self.expected_weight: int | None = None
         #: Work done so far, from which the driver estimates batch sizes.
         self.items_done = self.weight_done = 0
         self.seconds_done = 0.0
@@ -98,6 +101,8 @@ class JobInput:
         is_again = self._check(number, items, size, is_content=message.get("content", False))
         has_refs = message.get("refs", False)
         batch = HostedBatch(items, min(message["weight"], MAX_WEIGHT), size, is_again, has_refs)
+        self.expected_items = message.get("of_items", self.expected_items)
+        self.expected_weight = message.get("of_weight", self.expected_weight)
         inline = message.get("inline")
         if inline is None:
             self._arriving[number] = batch

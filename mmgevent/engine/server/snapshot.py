@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.engine.scheduler.rules import JobStatus
+from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.history import JobHistory, Line
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
@@ -180,6 +181,19 @@ def phase_of(job: HostedJob, status: JobStatus | None) -> str:
     return "delivering"
 
 
+def _share_done(given: JobInput, status: JobStatus) -> tuple[int | None, float | None]:
+    """Return what `status.done` is done of, and the share of the phase that is done; None: unknown.
+
+    While the driver still reads its datasource they are as large as it has said.
+    """
+    total = status.total if status.total is not None else given.known_items or given.expected_items
+    if total and total >= status.done:
+        return total, status.done / total
+    if status.total is None and given.expected_weight:
+        return None, min(1.0, given.weight_done / given.expected_weight)
+    return None, None
+
+
 def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: float) -> dict[str, Any]:
     """Return the row of a job. `status` is None if the scheduler does not know it (any longer)."""
     row: dict[str, Any] = {
@@ -198,9 +212,11 @@ def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: 
         return row
     row["done"], row["waiting"], row["running"] = status.done, status.waiting, status.running
     row["skipped"] = status.skipped
-    if status.total:
-        share = status.done / status.total
-        row["total"], row["percent"] = status.total, round(100 * share, 1)
+    total, share = _share_done(job.input, status)
+    if total:
+        row["total"] = total
+    if share is not None:
+        row["percent"] = round(100 * share, 1)
         phase_began_s = job.figures.reduce_began_s or job.figures.started_s
         if MIN_SHARE <= share < 1:
             row["left_s"] = round((now - phase_began_s) * (1 - share) / share, 1)

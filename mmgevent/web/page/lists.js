@@ -22,9 +22,10 @@ function progressOf(job, row) {
     row.progress.append(row.bar, row.note);
   }
   const done = count(job.done);
-  const isCounted = job.total && job.percent !== undefined;
+  const isCounted = job.percent !== undefined;
   const isBegun = job.done !== undefined; // a job whose code or results travel counts nothing
-  const text = isCounted ? `${job.percent.toFixed(1)} %, ${done} of ${count(job.total)}` : isBegun ? `${done} done` : "";
+  const ofAll = job.total ? `${done} of ${count(job.total)}` : isBegun ? `${done} done` : "";
+  const text = isCounted ? `${job.percent.toFixed(1)} %, ${ofAll}` : ofAll;
   say(row.note, text);
   row.bar.setAttribute("aria-label", `${job.name || job.id}: ${text}`);
   if (isCounted) row.bar.value = job.percent; else row.bar.removeAttribute("value");
