@@ -16,7 +16,7 @@
  *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
  *   _word_codec.h  their characters   _word_count.h  the class WordCounter   _word_iter.h  words_of()
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
- *   _block_fold.h  the class ColumnFold
+ *   _block_table.h, _block_read.h, _block_deal.h, _block_fold.h   the class ColumnFold
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
  * theirs, so workers with and without this module serve one job.  Shapes, units and errors are
