@@ -10,6 +10,7 @@
 #include "_block_read.h"
 #include "_block_table.h"
 #include "_digest.h"
+#include "_number_hash.h"
 
 static PyObject *
 column_key(const struct column_fold *self, uint64_t key)
@@ -64,35 +65,29 @@ column_carry(struct column_fold *self)
     return result;
 }
 
-/* column_partition -- set the partition of a key; 0, or -1 with an exception. */
-static int
-column_partition(
-    PyObject *module, const struct column_fold *self, uint64_t key, uint64_t count, uint32_t *number)
+/* column_digest -- hash_key() of a key. */
+static inline uint64_t
+column_digest(const struct column_fold *self, uint64_t key)
 {
-    PyObject *object = column_key(self, key); /* owned */
-    uint64_t digest = 0;
-    int hashed = 0;
-    int result = -1;
+    double real;
 
-    if (object != NULL) {
-        result = digest_key(module, object, 0, &digest, &hashed);
-        Py_DECREF(object);
+    if (!self->is_real_key) {
+        return digest_number(hash_int((int64_t)key), 0);
     }
-    *number = (uint32_t)(digest % count);
-    return result;
+    memcpy(&real, &key, sizeof real);
+    return digest_real(real, 0);
 }
 
 static PyObject *
 column_fold_deal(struct column_fold *self, PyObject *argument)
 {
     const long long count = PyLong_AsLongLong(argument);
-    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self)); /* borrowed */
     uint32_t *numbers = NULL, *order = NULL;
     uint64_t *starts = NULL;
     uint64_t next = 0;
     int result = -1;
 
-    if (PyErr_Occurred() || module == NULL) {
+    if (PyErr_Occurred()) {
         return NULL;
     }
     if (count < 1 || count >= 1LL << 32 || self->starts != NULL) {
@@ -115,9 +110,7 @@ column_fold_deal(struct column_fold *self, PyObject *argument)
         if (i == self->slot_count ? !self->has_zero : slot->key == 0) {
             continue;
         }
-        if (column_partition(module, self, slot->key, (uint64_t)count, &numbers[next]) < 0) {
-            goto done;
-        }
+        numbers[next] = (uint32_t)(column_digest(self, slot->key) % (uint64_t)count);
         starts[numbers[next++] + 2]++;
     }
     for (uint64_t p = 2; p < (uint64_t)count + 2; p++) { /* now starts[p + 1] is the start of p */

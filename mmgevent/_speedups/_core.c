@@ -5,6 +5,7 @@
  *
  *   _xxh64.h     the hash function                _plain.h    groups in a table of plain keys
  *   _digest.h    the hash of a key                _table.h    that table
+ *   _number_hash.h   hash() of numbers
  *   _estimate.h  the memory of a key or value     _consume.h  group() and fold()
  *   _groups.h    dicts of groups                  _merge.h    the three merge functions
  *   _items.h     the class Items                  _scatter.h  scatter()
