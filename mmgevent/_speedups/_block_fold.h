@@ -206,6 +206,8 @@ static PyMethodDef column_fold_methods[] = {
     {"absorb", (PyCFunction)(void (*)(void))column_fold_absorb, METH_O, "See _block_fold.ColumnFold.absorb."},
     {"deal", (PyCFunction)(void (*)(void))column_fold_deal, METH_O, "See _block_fold.ColumnFold.deal."},
     {"part", (PyCFunction)(void (*)(void))column_fold_part, METH_O, "See _block_fold.ColumnFold.part."},
+    {"encoded", (PyCFunction)(void (*)(void))column_fold_encoded, METH_VARARGS,
+     "See _block_fold.ColumnFold.encoded."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -17,9 +17,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mmgevent._speedups import estimate_bytes
-from mmgevent.tasks.records import encode_segment
+from mmgevent.tasks.records import encode_segment, join_segment
 
 if TYPE_CHECKING:
+    from mmgevent._speedups import ColumnFold
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Shares in the memory that a task has for records, at least, if it is not tiny or huge.
@@ -37,6 +38,10 @@ _SAMPLE_VALUES = 64
 #: Memory of a value in a list beside the value, bytes.
 _SLOT_BYTES = 8
 
+#: Memory of a number, bytes: as it is in a column, at most, and as an object, an int or a float.
+_NUMBER_BYTES = 8
+_OBJECT_BYTES = 32
+
 
 def share_bytes(memory_bytes: int) -> int:
     """Return the size of a share, bytes, if a task may hold `memory_bytes` of records."""
@@ -49,6 +54,14 @@ def are_shares(parts: list[tuple[int, bytes, bytes] | None], most_bytes: int) ->
     Ints in it are merged as they are. So its bytes are the memory that it takes where it is read.
     """
     return all(part is None or len(part[1]) + len(part[2]) <= most_bytes for part in parts)
+
+
+def numbers_of_share(most_bytes: int, *, are_objects: bool) -> int:
+    """Return the entries of a share of two columns of numbers.
+
+    are_objects: whether the numbers become objects where they are read, and are not merged as they are.
+    """
+    return max(1, most_bytes // (2 * (_OBJECT_BYTES + _SLOT_BYTES if are_objects else _NUMBER_BYTES)))
 
 
 def encode_shares(
@@ -72,6 +85,25 @@ def encode_shares(
         shares = _split(keys, values, grouped, [*range(step, total, step), total])
     for some_keys, some_values in shares:
         yield from _encode_checked(some_keys, some_values, most_bytes, grouped, hashed, plain)
+
+
+def encode_columns(
+    columns: ColumnFold, partition: int, most_entries: int, most_bytes: int, plain: PlainRules | None
+) -> Iterator[bytes]:
+    """Yield the segments of a partition of a fold that was dealt out, in order.
+
+    They have `most_entries` each. From a sum on that takes more than 64 bits, they are those of
+    `encode_shares`.
+    """
+    start = 0
+    while (run := columns.encoded(partition, start, most_entries)) is not None:
+        if run[0] > 0:
+            yield join_segment(*run)
+        if run[0] < most_entries:
+            return
+        start += most_entries
+    keys, values = columns.part(partition)
+    yield from encode_shares(keys[start:], values[start:], most_bytes, grouped=False, plain=plain)
 
 
 def _encode_checked(

@@ -696,6 +696,13 @@ MUTATIONS = [
         ("tasks/test_tasks.py::test_folded_values_leave_in_shares_too",),
     ),
     Mutation(
+        "folded columns of blocks that are more than a share are cut",
+        "tasks/map_task.py",
+        "most = numbers_of_share(self._share_bytes, are_objects=not are_merged_as_ints)",
+        "most = 1 << 62",
+        ("tasks/test_blocks.py::test_folded_columns_leave_in_shares",),
+    ),
+    Mutation(
         "what a column has sizes of is there before it is made",
         "_speedups/_column_read.py",
         "if min(sizes) < 0 or sum(sizes) > a_byte * self.left:",
