@@ -123,9 +123,7 @@ class ColumnFold:
 
     def part(self, number: int, /) -> tuple[list[Any], list[Any]]:
         """Return keys and values of a partition. Raises ValueError if there is none of the number."""
-        if self._parts is None or not 0 <= number < len(self._parts):
-            raise ValueError("there is no such partition, or the fold was not dealt out")
-        keys, values = self._parts[number]
+        keys, values = self._part(number)
         return list(keys), list(values)
 
     def encoded(self, number: int, start: int, most: int, /) -> tuple[int, bytes, bytes] | None:
@@ -137,7 +135,7 @@ class ColumnFold:
 
         Raises ValueError as `part`, and for a run outside of the partition, or of less than one entry.
         """
-        keys, values = self.part(number)
+        keys, values = self._part(number)
         if not 0 <= start <= len(keys) or most < 1:
             raise ValueError("a run must start in its partition, and be of 1 entry at least")
         keys, values = keys[start : start + most], values[start : start + most]
@@ -145,6 +143,11 @@ class ColumnFold:
         if encoded_keys is None or encoded_values is None:
             return None
         return len(keys), encoded_keys, encoded_values
+
+    def _part(self, number: int) -> tuple[list[Any], list[Any]]:
+        if self._parts is None or not 0 <= number < len(self._parts):
+            raise ValueError("there is no such partition, or the fold was not dealt out")
+        return self._parts[number]
 
     def _fold(self, key: Any, value: Any) -> None:
         table, op = self._table, self._op
