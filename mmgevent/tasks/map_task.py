@@ -32,7 +32,14 @@ from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.records import encode_flush, join_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
-from mmgevent.tasks.shares import are_shares, encode_columns, encode_shares, numbers_of_share, share_bytes
+from mmgevent.tasks.shares import (
+    are_shares,
+    encode_columns,
+    encode_shares,
+    merges_ints,
+    numbers_of_share,
+    share_bytes,
+)
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -221,7 +228,8 @@ class MapTask:
             self._grouping.pour(groups)
         if groups.table is not None:
             parts = groups.table.scatter(self._partitions)
-            if parts is not None and are_shares(parts, self._share_bytes):
+            are_ints_merged = merges_ints(self._fold_op)
+            if parts is not None and are_shares(parts, self._share_bytes, are_ints_merged=are_ints_merged):
                 self.stats.groups += len(groups.table)
                 self._emit_parts(_taken(parts), lambda part: [join_segment(*part)])
                 return None
@@ -229,8 +237,8 @@ class MapTask:
 
     def _emit_columns(self, columns: _speedups.ColumnFold, kinds: tuple[str, str]) -> None:
         """Encode and emit what was folded as columns, one partition at a time."""
-        are_merged_as_ints = kinds == ("whole", "whole") and self._fold_op in (_speedups.SUM, _speedups.COUNT)
-        most = numbers_of_share(self._share_bytes, are_objects=not are_merged_as_ints)
+        are_ints = kinds == ("whole", "whole") and merges_ints(self._fold_op)
+        most = numbers_of_share(self._share_bytes, are_objects=not are_ints)
         columns.deal(self._partitions)
         self._emit_parts(
             ((partition, partition) for partition in range(self._partitions)),

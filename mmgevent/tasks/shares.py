@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mmgevent._speedups import estimate_bytes
+from mmgevent._speedups import COUNT, SUM, estimate_bytes
+from mmgevent._speedups._column import INTS, STEPS
 from mmgevent.tasks.records import encode_segment, join_segment
 
 if TYPE_CHECKING:
@@ -48,12 +49,27 @@ def share_bytes(memory_bytes: int) -> int:
     return min(max(memory_bytes // SHARES_OF_MEMORY, MIN_SHARE_BYTES), MAX_SHARE_BYTES)
 
 
-def are_shares(parts: list[tuple[int, bytes, bytes] | None], most_bytes: int) -> bool:
+def are_shares(
+    parts: list[tuple[int, bytes, bytes] | None], most_bytes: int, *, are_ints_merged: bool
+) -> bool:
     """Return whether what `FoldTable.scatter` gives for each partition is one share.
 
-    Ints in it are merged as they are. So its bytes are the memory that it takes where it is read.
+    are_ints_merged: whether ints are merged as they are, since they are added. Their bytes are then the
+    memory that they take where they are read. Of any other column of values, and of its keys, objects
+    are made.
     """
-    return all(part is None or len(part[1]) + len(part[2]) <= most_bytes for part in parts)
+    object_bytes = 2 * (_OBJECT_BYTES + _SLOT_BYTES)
+
+    def is_share(count: int, keys: bytes, values: bytes) -> bool:
+        are_numbers = are_ints_merged and values[0] in (INTS, STEPS)
+        return len(keys) + len(values) + (0 if are_numbers else count * object_bytes) <= most_bytes
+
+    return all(part is None or is_share(*part) for part in parts)
+
+
+def merges_ints(fold_op: int | None) -> bool:
+    """Return whether a fold merges ints as they are, without an object for each."""
+    return fold_op in (SUM, COUNT)
 
 
 def numbers_of_share(most_bytes: int, *, are_objects: bool) -> int:
