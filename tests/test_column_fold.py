@@ -6,6 +6,7 @@ import gc
 import itertools
 import math
 import random
+import struct
 import sys
 
 import pytest
@@ -209,6 +210,107 @@ def test_entries_are_dealt_like_those_of_a_dict(pairs, op, count):
             assert dict(zip(some_keys, some_values, strict=True)) == expected
 
 
+WHOLE = st.one_of(st.integers(-3, 3), st.integers(-(1 << 63), MAX_INT64))
+REAL = st.one_of(
+    st.sampled_from(NUMBERS["real"]),
+    st.integers(-3, 3).map(float),
+    st.binary(min_size=8, max_size=8).map(lambda data: struct.unpack("d", data)[0]),
+)
+
+
+def bits_of(numbers):
+    """Numbers with the signs of zeros; NaN equals NaN."""
+    return list(map(repr, numbers))
+
+
+def runs_of(columns, partition, most):
+    """The runs of a partition as lists, and whether one was left because of its sums."""
+    found = []
+    while (run := columns.encoded(partition, sum(map(len, found)), most)) is not None:
+        assert run == (run[0], *(bytes(column) for column in run[1:]))
+        if run[0] == 0:
+            assert run == (0, b"\0", b"\0")
+            return found, False
+        assert run[0] <= most
+        found.append(_fallback.decode_column(run[1], run[0]))
+    return found, True
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from(OPS), st.sampled_from([1, 2, 7, 4096]), st.sampled_from([1, 3, 1 << 40]))
+def test_entries_leave_as_the_columns_of_their_lists(data, op, count, most):
+    """Bit for bit, and a key goes to its partition, whatever its bits are."""
+    kinds = data.draw(st.tuples(*[st.sampled_from(["whole", "real"])] * 2))
+    pairs = data.draw(
+        st.lists(st.tuples(*(REAL if kind == "real" else WHOLE for kind in kinds)), max_size=60)
+    )
+    columns = [
+        array.array("d" if kind == "real" else "q", numbers)
+        for kind, numbers in zip(kinds, zip(*pairs, strict=True) if pairs else ((), ()), strict=True)
+    ]
+    facts = []
+    for core in filter(None, (_fallback, native)):
+        fold = core.ColumnFold(*kinds, op, NO_LIMIT)
+        add_all(fold, *columns)
+        fold.deal(count)
+        facts.append([])
+        for partition in range(count):
+            keys, values = fold.part(partition)
+            if not keys and count > 7:
+                continue
+            assert {_fallback.partition(key, count) for key in keys} <= {partition}
+            for start in range(0, len(keys) + 1, min(most, len(keys) + 1)):
+                some = keys[start : start + most], values[start : start + most]
+                expected = len(some[0]), *map(_fallback.encode_column, some)
+                assert fold.encoded(partition, start, most) == (None if None in expected else expected)
+            facts[-1] += zip([partition] * len(keys), bits_of(keys), bits_of(values), strict=True)
+    assert all(sorted(some) == sorted(facts[0]) for some in facts)
+
+
+def test_a_sum_of_more_than_64_bits_leaves_as_an_object(core):
+    """What was put aside may come back: only the sum counts."""
+    for numbers, fits in (
+        ([MAX_INT64, MAX_INT64, -MAX_INT64], True),
+        ([MAX_INT64, 1], False),
+        ([-(1 << 63), -(1 << 63)], False),
+        ([-(1 << 63), -1, 1], True),
+    ):
+        for key in (0, 5):
+            fold = core.ColumnFold("whole", "whole", SUM, NO_LIMIT)
+            add_all(fold, array.array("q", [key] * len(numbers)), array.array("q", numbers))
+            add_all(fold, array.array("q", [8, 9]), array.array("q", [1, 2]))
+            fold.deal(1)
+            assert dict(zip(*fold.part(0), strict=True)) == {key: sum(numbers), 8: 1, 9: 2}
+            assert (fold.encoded(0, 0, 9) is not None) == fits
+            answers = [fold.encoded(0, start, 1) for start in range(3)]
+            assert answers.count(None) == (not fits)
+
+
+def test_long_partitions_leave_in_runs(core):
+    keys = array.array("q", range(-5000, 20_000))
+    fold = core.ColumnFold("whole", "whole", SUM, NO_LIMIT)
+    add_all(fold, keys, keys)
+    fold.deal(3)
+    for most in (1000, 7777, 1 << 40):
+        found = []
+        for partition in range(3):
+            runs, is_left = runs_of(fold, partition, most)
+            assert not is_left
+            assert [len(run) for run in runs[:-1]] == [most] * (len(runs) - 1)
+            found += itertools.chain.from_iterable(runs)
+        assert sorted(found) == list(keys)
+
+
+@needs_native
+def test_floats_of_any_bits_are_hashed_as_python_hashes_them():
+    draw = random.Random(3)
+    edges = [sign * m * 2.0**e for e in range(-1074, 1024) for m in (1.0, 1.5) for sign in (1, -1)]
+    drawn = struct.unpack("20000d", draw.randbytes(160_000))
+    small = [struct.unpack("d", struct.pack("Q", draw.getrandbits(n % 53)))[0] for n in range(1000)]
+    for number in (*edges, *drawn, *small, *NUMBERS["real"], 2.0**61 - 256, float((1 << 61) - 1)):
+        assert native.hash_key(number) == _fallback.hash_key(number)
+
+
 Q = array.array("q", [1, 2, 3])
 
 
@@ -252,6 +354,8 @@ def test_wrong_arguments_are_refused(core):
             columns.absorb(wrong)
     with pytest.raises(ValueError, match="dealt"):
         columns.part(0)
+    with pytest.raises(ValueError, match="dealt"):
+        columns.encoded(0, 0, 1)
     for count in (0, -1, 1 << 32):
         with pytest.raises(ValueError, match="dealt out once"):
             columns.deal(count)
@@ -259,6 +363,11 @@ def test_wrong_arguments_are_refused(core):
     for number in (-1, 3):
         with pytest.raises(ValueError, match="no such partition"):
             columns.part(number)
+        with pytest.raises(ValueError, match="no such partition"):
+            columns.encoded(number, 0, 1)
+    for start, most in ((-1, 1), (1, 1), (0, 0), (0, -1)):
+        with pytest.raises(ValueError, match="a run must start in its partition"):
+            columns.encoded(0, start, most)
     with pytest.raises(ValueError, match="dealt out once"):
         columns.deal(3)
     with pytest.raises(RuntimeError, match="no more records"):
@@ -290,6 +399,12 @@ def every_call(core):
             with pytest.raises((TypeError, ValueError)):
                 columns.add(*wrong)
         entries(columns)
+        for partition in range(7):
+            columns.encoded(partition, 0, 3)
+            columns.encoded(partition, 0, 1 << 40)
+        for wrong in ((0, -1, 1), (7, 0, 1), (0, 0, 0), (None, 0, 1)):
+            with pytest.raises((TypeError, ValueError)):
+                columns.encoded(*wrong)
     block = Block(list(range(10)), list(range(10)))
     pairs = [("a", 1), block, ("b", 2)]
     core.take(iter(pairs), 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mmgevent._speedups._column_write import encode_column
 from mmgevent._speedups._encoding import NAN, hash_key
 
 _SUM, _COUNT, _MIN, _MAX, _FIRST = 1, 2, 3, 4, 5
@@ -122,10 +123,31 @@ class ColumnFold:
 
     def part(self, number: int, /) -> tuple[list[Any], list[Any]]:
         """Return keys and values of a partition. Raises ValueError if there is none of the number."""
+        keys, values = self._part(number)
+        return list(keys), list(values)
+
+    def encoded(self, number: int, start: int, most: int, /) -> tuple[int, bytes, bytes] | None:
+        """Return a run of a partition: its entries, and their keys and values as encoded columns.
+
+        The run starts at entry `start` of what `part` returns, and has `most` entries, or what is left.
+        The bytes are those of `encode_column`. Return None if a sum in the run does not fit 64 bits
+        with a sign: the caller then takes the lists.
+
+        Raises ValueError as `part`, and for a run outside of the partition, or of less than one entry.
+        """
+        keys, values = self._part(number)
+        if not 0 <= start <= len(keys) or most < 1:
+            raise ValueError("a run must start in its partition, and be of 1 entry at least")
+        keys, values = keys[start : start + most], values[start : start + most]
+        encoded_keys, encoded_values = encode_column(keys), encode_column(values)
+        if encoded_keys is None or encoded_values is None:
+            return None
+        return len(keys), encoded_keys, encoded_values
+
+    def _part(self, number: int) -> tuple[list[Any], list[Any]]:
         if self._parts is None or not 0 <= number < len(self._parts):
             raise ValueError("there is no such partition, or the fold was not dealt out")
-        keys, values = self._parts[number]
-        return list(keys), list(values)
+        return self._parts[number]
 
     def _fold(self, key: Any, value: Any) -> None:
         table, op = self._table, self._op

@@ -5,6 +5,7 @@
  *
  *   _xxh64.h     the hash function                _plain.h    groups in a table of plain keys
  *   _digest.h    the hash of a key                _table.h    that table
+ *   _number_hash.h   hash() of numbers
  *   _estimate.h  the memory of a key or value     _consume.h  group() and fold()
  *   _groups.h    dicts of groups                  _merge.h    the three merge functions
  *   _items.h     the class Items                  _scatter.h  scatter()
@@ -16,7 +17,7 @@
  *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
  *   _word_codec.h  their characters   _word_count.h  the class WordCounter   _word_iter.h  words_of()
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
- *   _block_fold.h  the class ColumnFold
+ *   _block_table.h, _block_read.h, _block_deal.h, _block_fold.h   the class ColumnFold
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
  * theirs, so workers with and without this module serve one job.  Shapes, units and errors are

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "_number_hash.h"
 #include "_twin.h"
 #include "_xxh64.h"
 
@@ -101,6 +102,12 @@ digest_number(Py_hash_t number, uint64_t seed)
 
     write64(code, (uint64_t)(int64_t)number);
     return xxh64_tagged('#', code, sizeof code, seed);
+}
+
+static uint64_t
+digest_real(double number, uint64_t seed)
+{
+    return isnan(number) ? xxh64_tagged('?', NULL, 0, seed) : digest_number(hash_real(number), seed);
 }
 
 /* write_utf8 -- write one code point, surrogates included; returns the bytes written, at most 4. */
@@ -294,8 +301,7 @@ digest_key(PyObject *module, PyObject *key, uint64_t seed, uint64_t *digest, int
         return digest_tuple(module, key, seed, digest, hashed);
     }
     if (PyFloat_CheckExact(key)) {
-        *digest = isnan(PyFloat_AS_DOUBLE(key)) ? xxh64_tagged('?', NULL, 0, seed)
-                                                : digest_number(PyObject_Hash(key), seed);
+        *digest = digest_real(PyFloat_AS_DOUBLE(key), seed);
         return 0;
     }
     if (PyBytes_Check(key) && compares_like(cls, &PyBytes_Type)) {

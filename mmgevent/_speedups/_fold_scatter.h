@@ -10,20 +10,8 @@
 #include "_column_write.h"
 #include "_digest.h"
 #include "_fold_table.h"
+#include "_number_hash.h"
 #include "_table.h"
-
-/* Python's hash of an int is its remainder modulo this prime. */
-#define HASH_PRIME ((UINT64_C(1) << (SIZEOF_VOID_P >= 8 ? 61 : 31)) - 1)
-
-/* hash_int -- what hash() gives for an int of 64 bits. */
-static inline Py_hash_t
-hash_int(int64_t number)
-{
-    const uint64_t size = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
-    const Py_hash_t hash = (Py_hash_t)(size % HASH_PRIME);
-
-    return number >= 0 ? hash : hash == 1 ? -2 : -hash;
-}
 
 /* Entries in the order of their partitions. */
 struct dealing {

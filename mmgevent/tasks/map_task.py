@@ -32,7 +32,14 @@ from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.records import encode_flush, join_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
-from mmgevent.tasks.shares import are_shares, encode_shares, share_bytes
+from mmgevent.tasks.shares import (
+    are_shares,
+    encode_columns,
+    encode_shares,
+    merges_ints,
+    numbers_of_share,
+    share_bytes,
+)
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -212,27 +219,30 @@ class MapTask:
     def _flush_typed(self, groups: Groups, item: int | None) -> dict[Any, Any] | None:
         """Emit what columns and a table hold without a dict, or return all of it as a dict."""
         if groups.columns is not None:
+            assert groups.kinds is not None
             if not groups.has_earlier:
                 self.stats.groups += len(groups.columns)
-                self._emit_columns(groups.columns, item)
+                self._emit_columns(groups.columns, groups.kinds)
                 groups.clear()
                 return None
             self._grouping.pour(groups)
         if groups.table is not None:
             parts = groups.table.scatter(self._partitions)
-            if parts is not None and are_shares(parts, self._share_bytes):
+            are_ints_merged = merges_ints(self._fold_op)
+            if parts is not None and are_shares(parts, self._share_bytes, are_ints_merged=are_ints_merged):
                 self.stats.groups += len(groups.table)
                 self._emit_parts(_taken(parts), lambda part: [join_segment(*part)])
                 return None
         return groups.take()
 
-    def _emit_columns(self, columns: _speedups.ColumnFold, item: int | None) -> None:
-        """Encode and emit what was folded as columns, one partition at a time as objects."""
+    def _emit_columns(self, columns: _speedups.ColumnFold, kinds: tuple[str, str]) -> None:
+        """Encode and emit what was folded as columns, one partition at a time."""
+        are_ints = kinds == ("whole", "whole") and merges_ints(self._fold_op)
+        most = numbers_of_share(self._share_bytes, are_objects=not are_ints)
         columns.deal(self._partitions)
-        parts = ((partition, columns.part(partition)) for partition in range(self._partitions))
         self._emit_parts(
-            (part for part in parts if part[1][0]),
-            lambda part: self._encode(part, False, False, "mapfn", item),
+            ((partition, partition) for partition in range(self._partitions)),
+            lambda partition: encode_columns(columns, partition, most, self._share_bytes, self._plain),
         )
 
     def _collect_each(

@@ -31,7 +31,7 @@ from mmgevent.tasks.records import (
     split_segment,
 )
 from mmgevent.tasks.scratch_file import ScratchFile
-from mmgevent.tasks.shares import are_shares, encode_shares, share_bytes
+from mmgevent.tasks.shares import are_shares, encode_shares, merges_ints, share_bytes
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
@@ -311,7 +311,8 @@ class Merger:
         """Move the groups to the ends of their pieces, or of their runs if they have some."""
         if isinstance(groups, _speedups.FoldTable):
             parts = groups.scatter(len(pieces), pieces.seed)
-            if parts is None or not are_shares(parts, share_bytes(self._bound_bytes)):
+            most = share_bytes(self._bound_bytes)
+            if parts is None or not are_shares(parts, most, are_ints_merged=merges_ints(self._fold_op)):
                 self._scatter(groups.take(), pieces)
                 return
             groups.clear()

@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mmgevent._speedups import estimate_bytes
-from mmgevent.tasks.records import encode_segment
+from mmgevent._speedups import COUNT, SUM, estimate_bytes
+from mmgevent._speedups._column import INTS, STEPS
+from mmgevent.tasks.records import encode_segment, join_segment
 
 if TYPE_CHECKING:
+    from mmgevent._speedups import ColumnFold
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Shares in the memory that a task has for records, at least, if it is not tiny or huge.
@@ -37,18 +39,45 @@ _SAMPLE_VALUES = 64
 #: Memory of a value in a list beside the value, bytes.
 _SLOT_BYTES = 8
 
+#: Memory of a number, bytes: as it is in a column, at most, and as an object, an int or a float.
+_NUMBER_BYTES = 8
+_OBJECT_BYTES = 32
+
 
 def share_bytes(memory_bytes: int) -> int:
     """Return the size of a share, bytes, if a task may hold `memory_bytes` of records."""
     return min(max(memory_bytes // SHARES_OF_MEMORY, MIN_SHARE_BYTES), MAX_SHARE_BYTES)
 
 
-def are_shares(parts: list[tuple[int, bytes, bytes] | None], most_bytes: int) -> bool:
+def are_shares(
+    parts: list[tuple[int, bytes, bytes] | None], most_bytes: int, *, are_ints_merged: bool
+) -> bool:
     """Return whether what `FoldTable.scatter` gives for each partition is one share.
 
-    Ints in it are merged as they are. So its bytes are the memory that it takes where it is read.
+    are_ints_merged: whether ints are merged as they are, since they are added. Their bytes are then the
+    memory that they take where they are read. Of any other column of values, and of its keys, objects
+    are made.
     """
-    return all(part is None or len(part[1]) + len(part[2]) <= most_bytes for part in parts)
+    object_bytes = 2 * (_OBJECT_BYTES + _SLOT_BYTES)
+
+    def is_share(count: int, keys: bytes, values: bytes) -> bool:
+        are_numbers = are_ints_merged and values[0] in (INTS, STEPS)
+        return len(keys) + len(values) + (0 if are_numbers else count * object_bytes) <= most_bytes
+
+    return all(part is None or is_share(*part) for part in parts)
+
+
+def merges_ints(fold_op: int | None) -> bool:
+    """Return whether a fold merges ints as they are, without an object for each."""
+    return fold_op in (SUM, COUNT)
+
+
+def numbers_of_share(most_bytes: int, *, are_objects: bool) -> int:
+    """Return the entries of a share of two columns of numbers.
+
+    are_objects: whether the numbers become objects where they are read, and are not merged as they are.
+    """
+    return max(1, most_bytes // (2 * (_OBJECT_BYTES + _SLOT_BYTES if are_objects else _NUMBER_BYTES)))
 
 
 def encode_shares(
@@ -72,6 +101,25 @@ def encode_shares(
         shares = _split(keys, values, grouped, [*range(step, total, step), total])
     for some_keys, some_values in shares:
         yield from _encode_checked(some_keys, some_values, most_bytes, grouped, hashed, plain)
+
+
+def encode_columns(
+    columns: ColumnFold, partition: int, most_entries: int, most_bytes: int, plain: PlainRules | None
+) -> Iterator[bytes]:
+    """Yield the segments of a partition of a fold that was dealt out, in order.
+
+    They have `most_entries` each. From a sum on that takes more than 64 bits, they are those of
+    `encode_shares`.
+    """
+    start = 0
+    while (run := columns.encoded(partition, start, most_entries)) is not None:
+        if run[0] > 0:
+            yield join_segment(*run)
+        if run[0] < most_entries:
+            return
+        start += most_entries
+    keys, values = columns.part(partition)
+    yield from encode_shares(keys[start:], values[start:], most_bytes, grouped=False, plain=plain)
 
 
 def _encode_checked(

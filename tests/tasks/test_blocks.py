@@ -1,6 +1,7 @@
 """Blocks that a mapfn yields: their results are those of the pairs that they stand for."""
 
 import array
+import itertools
 import math
 import pickle
 import random
@@ -11,9 +12,11 @@ import pytest
 import mmgevent as mmg
 from mmgevent import _speedups, reducers
 from mmgevent.reducers import count_values, first_value, max_value, min_value, sum_values
-from mmgevent.tasks import calls, mapping
+from mmgevent.tasks import calls, map_task, mapping
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.records import decode_flush, decode_segment
+from mmgevent.tasks.shares import MIN_SHARE_BYTES
 from mmgevent.tasks.skipping import Skipping
 from tests.kinds import IMPLEMENTATIONS
 from tests.tasks.test_skipping import Run
@@ -376,6 +379,81 @@ def test_blocks_use_no_object_a_record(monkeypatch):
         block = mmg.Block(column, COLUMNS["int64"])
         run = Run(lambda k, v, block=block: block, [(0, 0)], sum_values, rules=Skipping())
         assert run.stats.groups == len(set(map(repr, as_list(column)))) - (column is COLUMNS["float64"])
+
+
+def segments_of(flushes):
+    """Each partition with one of its segments."""
+    return [(p, decode_segment(data)) for flush in flushes for p, data in decode_flush(flush)]
+
+
+@pytest.mark.parametrize("reducefn", FOLDS)
+@pytest.mark.parametrize("kinds", list(itertools.product("qd", "qd")))
+def test_folded_columns_leave_in_shares(kinds, reducefn):
+    """Shares are small beside the memory of a task: floats become objects where they are read."""
+    count, memory = 60_000, 8 * MIN_SHARE_BYTES
+    block = mmg.Block(*(array.array(kind, range(count)) for kind in kinds))
+    run = Run(lambda k, v: block, [(0, 0)], reducefn, rules=Skipping(), memory=memory)
+    segments = [segment for _, segment in segments_of(run.flushes)]
+    are_ints = kinds[0] == "q" and (reducefn is count_values or (reducefn, kinds[1]) == (sum_values, "q"))
+    assert max(len(s.keys) for s in segments) <= MIN_SHARE_BYTES // (16 if are_ints else 80)
+    assert sum(len(s.keys) for s in segments) == run.stats.groups == count
+    assert len(run.results) == count
+    assert {type(key) for key in run.results} == {int if kinds[0] == "q" else float}
+
+
+@pytest.mark.parametrize("size", [1, 700])
+def test_sums_that_outgrow_64_bits_leave_with_the_others(size, monkeypatch):
+    """Their partition leaves as lists from the run that has such a sum, the others as columns."""
+    monkeypatch.setattr(map_task, "numbers_of_share", lambda most, are_objects: 50)
+    keys = np.arange(size)
+    values = np.where(keys % 401 == 0, I64, keys)
+    blocks = [(keys, values), (keys[::-1], values[::-1])]
+    run = check_like_pairs(blocks, sum_values, rules=Skipping())
+    assert run.results[0] == 2 * I64
+    many = [(partition, len(segment.keys)) for partition, segment in segments_of(run.flushes)]
+    assert sum(entries for _, entries in many) == size
+    assert size == 1 or {entries for _, entries in many} > {50}
+
+
+@pytest.mark.parametrize("kind", ["q", "d"])
+def test_partitions_that_nobody_wants_do_not_leave(kind):
+    numbers = array.array(kind, range(1000))
+    whole, part = (
+        Run(lambda k, v: mmg.Block(numbers, numbers), [(0, 0)], sum_values, rules=Skipping(), **kwargs)
+        for kwargs in ({}, {"unwanted": {0, 2}})
+    )
+    left = [(partition, segment.keys) for partition, segment in segments_of(whole.flushes)]
+    assert {partition for partition, _ in left} > {0, 2}
+    assert [(partition, segment.keys) for partition, segment in segments_of(part.flushes)] == [
+        (partition, keys) for partition, keys in left if partition not in {0, 2}
+    ]
+
+
+def test_folded_columns_leave_without_an_object_a_key(monkeypatch):
+    """Lists are made only for sums of more than 64 bits."""
+    lists = []
+
+    class Watched:
+        def __init__(self, *arguments):
+            self.columns = fold_class(*arguments)
+
+        def __getattr__(self, name):
+            if name == "part":
+                lists.append(name)
+            return getattr(self.columns, name)
+
+        def __len__(self):
+            return len(self.columns)
+
+    fold_class = _speedups.ColumnFold
+    monkeypatch.setattr(_speedups, "ColumnFold", Watched)
+    keys = np.arange(5000)
+    for values in (keys, keys / 4):
+        check_like_pairs([(keys, values)], sum_values, rules=Skipping())
+        check_like_pairs([(keys / 4, values)], max_value, rules=Skipping())
+    assert not lists
+    check_like_pairs([(keys[:9], keys[:9] + (I64 - 9))] * 2, sum_values, rules=Skipping())
+    assert lists
 
 
 def test_arrays_with_a_meaning_of_their_own_are_read_by_their_methods():

@@ -920,6 +920,22 @@ def test_folded_values_leave_in_shares_too(core, key):
     assert len(results) == 9000
 
 
+@pytest.mark.parametrize(
+    ("reducefn", "kind"),
+    [(reducers.sum_values, float), (reducers.max_value, int), (reducers.first_value, float)],
+)
+def test_folded_numbers_that_become_objects_leave_in_shares_too(core, reducefn, kind):
+    """Only ints that are added are merged as they are: all others take what objects take."""
+    object_bytes = 32
+    items = [(1000 + i, kind(1000 + i)) for i in range(12_000)]
+    flushes, _ = do_map(None, items, reducefn, partitions=1, memory=8 * MIN_SHARE_BYTES)
+    sizes = [len(decode_segment(data).keys) for flush in flushes for _, data in decode_flush(flush)]
+    assert sum(sizes) == len(items)
+    assert max(sizes) * 2 * object_bytes <= 2 * MIN_SHARE_BYTES
+    results, _ = do_reduce(flushes, reducefn, partitions=1, memory=8 * MIN_SHARE_BYTES)
+    assert sorted(results) == items
+
+
 def test_folds_that_are_larger_than_memory_go_to_the_disk_as_columns(core, tmp_path):
     items = [(i, i) for i in range(20_000)]
     flushes, _ = do_map(None, items, reducers.sum_values, partitions=1)

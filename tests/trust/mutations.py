@@ -691,9 +691,16 @@ MUTATIONS = [
     Mutation(
         "folded values that are more than a share are cut",
         "tasks/map_task.py",
-        "if parts is not None and are_shares(parts, self._share_bytes):",
+        "if parts is not None and are_shares(parts, self._share_bytes, are_ints_merged=are_ints_merged):",
         "if parts is not None:",
         ("tasks/test_tasks.py::test_folded_values_leave_in_shares_too",),
+    ),
+    Mutation(
+        "folded columns of blocks that are more than a share are cut",
+        "tasks/map_task.py",
+        "most = numbers_of_share(self._share_bytes, are_objects=not are_ints)",
+        "most = 1 << 62",
+        ("tasks/test_blocks.py::test_folded_columns_leave_in_shares",),
     ),
     Mutation(
         "what a column has sizes of is there before it is made",
