@@ -167,9 +167,9 @@ function drawHistory() {
   const length = Math.max(FIRST_HISTORY, now() - first);
   const most = Math.max(1, ...history.map((point) => point.slots));
   const path = (value) => {
-    const points = history.map((point) => `${(600 - (600 * (now() - point.at)) / length).toFixed(1)},${(60 - (56 * value(point)) / most).toFixed(1)}`);
-    const start = (600 - (600 * (now() - first)) / length).toFixed(1);
-    return points.length ? `M${start},60 L${points.join(" L")} L600,${points[points.length - 1].split(",")[1]} L600,60 Z` : "";
+    // Steps: nothing has changed between two points.
+    const points = history.map((point) => `H${(600 - (600 * (now() - point.at)) / length).toFixed(1)} V${(60 - (56 * value(point)) / most).toFixed(1)}`);
+    return points.length ? `M0,60 ${points.join(" ")} H600 V60 Z` : "";
   };
   $("history-slots").setAttribute("d", path((point) => point.slots));
   $("history-busy").setAttribute("d", path((point) => point.busy));
