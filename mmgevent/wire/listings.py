@@ -8,7 +8,7 @@ for with `after`.
 With `deltas` the server remembers what it sent over this link. It sends only the rows that have
 changed since, and the numbers of those that are `gone`. With `next` there are more changes now.
 
-Rows are free-form objects, in `found`: {"rows": [...]}. `engine.server.snapshot` makes them. Texts in them come from other
+Rows are free-form objects, in `found`: {"rows": [...]}. `engine.server.looking.snapshot` makes them. Texts in them come from other
 people: show them with `shown`.
 """
 

@@ -14,8 +14,8 @@ import pytest
 import mmgevent as mmg
 from mmgevent.access.addresses import parse_address
 from mmgevent.engine.looking import looking_at
-from mmgevent.engine.server.examinations import LOAD_WAIT_S
-from mmgevent.engine.server.lookout import MAX_QUESTIONS
+from mmgevent.engine.server.looking.examinations import LOAD_WAIT_S
+from mmgevent.engine.server.looking.lookout import MAX_QUESTIONS
 from mmgevent.engine.worker.stacks import WRITE_S
 from mmgevent.executor.status_page import STACK_SIGNAL
 from mmgevent.reducers import sum_values

@@ -84,7 +84,7 @@ MUTATIONS = [
     ),
     Mutation(
         "questions of one link that wait are limited",
-        "engine/server/lookout.py",
+        "engine/server/looking/lookout.py",
         "if len(looker.questions) >= MAX_QUESTIONS:",
         "if False:",
         ("integration/test_status.py::test_who_asks_without_end_loses_its_link",),
@@ -92,21 +92,21 @@ MUTATIONS = [
     ),
     Mutation(
         "what jobs do is remembered within one limit for all",
-        "engine/server/recent.py",
+        "engine/server/history/recent.py",
         "while self._used_bytes > self._max_bytes:",
         "while False:",
         ("engine/server/test_history.py::test_readers_see_each_event_once_or_learn_that_it_is_lost",),
     ),
     Mutation(
         "slots with bars are limited",
-        "engine/server/tracks.py",
+        "engine/server/history/tracks.py",
         "if len(self._tracks) >= MAX_TRACKS or self._all.tracks >= MAX_ALL_TRACKS:",
         "if False:",
         ("engine/server/test_tracks.py::test_tracks_have_limits_and_what_is_not_seen_is_counted",),
     ),
     Mutation(
         "groups of errors are limited",
-        "engine/server/error_tally.py",
+        "engine/server/history/error_tally.py",
         "if len(self._groups) >= MAX_GROUPS or self._all.groups >= MAX_ALL_GROUPS:",
         "if False:",
         ("engine/server/test_history.py::test_groups_have_limits_and_no_error_is_uncounted",),

@@ -13,9 +13,9 @@ from typing import Any
 import gevent
 
 from mmgevent.engine.net.link import Link
+from mmgevent.engine.server.history.tracks import Track
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.kept_results import StageBatch
-from mmgevent.engine.server.tracks import Track
 from mmgevent.engine.server.workers import Workers
 from mmgevent.errors import ProtocolError
 from mmgevent.machine.logs import get_log

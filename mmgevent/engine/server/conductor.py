@@ -25,8 +25,8 @@ from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.kept_results import StageInput
-from mmgevent.engine.server.lookout import ServerLookout
-from mmgevent.engine.server.orders import Orders
+from mmgevent.engine.server.looking.lookout import ServerLookout
+from mmgevent.engine.server.looking.orders import Orders
 from mmgevent.engine.server.oversight import Oversight
 from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers

@@ -21,7 +21,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.figures import JobFigures
-from mmgevent.engine.server.history import JobHistory
+from mmgevent.engine.server.history.history import JobHistory
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.prints import HostedSignals

@@ -9,7 +9,7 @@ from gevent.event import Event
 
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.threads import run_in_thread
-from mmgevent.engine.server.history import Histories
+from mmgevent.engine.server.history.history import Histories
 from mmgevent.engine.server.hosted import HostedJob, too_much_code
 from mmgevent.engine.server.intake import SHARE, Intake
 from mmgevent.engine.server.spill import Memory

@@ -5,11 +5,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmgevent.engine.server import error_tally, history
-from mmgevent.engine.server.error_tally import MAX_GROUPS, OTHERS, ErrorTally, GroupCount
-from mmgevent.engine.server.followers import Followers
-from mmgevent.engine.server.history import MAX_ENDED, Histories
-from mmgevent.engine.server.recent import EVENT_BYTES, Recent, Room
+from mmgevent.engine.server.history import error_tally, history
+from mmgevent.engine.server.history.error_tally import MAX_GROUPS, OTHERS, ErrorTally, GroupCount
+from mmgevent.engine.server.history.history import MAX_ENDED, Histories
+from mmgevent.engine.server.history.recent import EVENT_BYTES, Recent, Room
+from mmgevent.engine.server.looking.followers import Followers
 from mmgevent.wire.frames import MAX_PAYLOAD
 from mmgevent.wire.listings import PAGE_BYTES
 from mmgevent.wire.messages import control

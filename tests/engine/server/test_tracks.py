@@ -5,9 +5,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmgevent.engine.server import tracks as module
-from mmgevent.engine.server.recent import Recent, Room
-from mmgevent.engine.server.tracks import BAR_S, GAP_S, MAX_TRACKS, SHORT_S, TrackCount, Tracks
+from mmgevent.engine.server.history import tracks as module
+from mmgevent.engine.server.history.recent import Recent, Room
+from mmgevent.engine.server.history.tracks import BAR_S, GAP_S, MAX_TRACKS, SHORT_S, TrackCount, Tracks
 
 
 def make_tracks():

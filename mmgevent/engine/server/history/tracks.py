@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mmgevent.engine.server.recent import Recent
+from mmgevent.engine.server.history.recent import Recent
 from mmgevent.wire.task_ends import MAX_WORKER_CHARS
 
 #: Time below which a task is short, seconds. Short ones are joined with their neighbours.

@@ -21,12 +21,12 @@ from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.rules import JobStatus
 from mmgevent.engine.scheduler.scheduler import Scheduler
-from mmgevent.engine.server.examinations import Examinations
-from mmgevent.engine.server.followers import Followers
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
-from mmgevent.engine.server.orders import Orders
-from mmgevent.engine.server.snapshot import (
+from mmgevent.engine.server.looking.examinations import Examinations
+from mmgevent.engine.server.looking.followers import Followers
+from mmgevent.engine.server.looking.orders import Orders
+from mmgevent.engine.server.looking.snapshot import (
     NOBODY,
     Submitter,
     describe_job,

@@ -12,10 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmgevent.engine.server.history import JobHistory
+from mmgevent.engine.server.history.history import JobHistory
 from mmgevent.engine.server.jobs import Jobs
-from mmgevent.engine.server.orders import describe_name, only_one
-from mmgevent.engine.server.snapshot import describe_bar, describe_ended, describe_line, describe_running
+from mmgevent.engine.server.looking.orders import describe_name, only_one
+from mmgevent.engine.server.looking.snapshot import (
+    describe_bar,
+    describe_ended,
+    describe_line,
+    describe_running,
+)
 from mmgevent.wire.listings import PAGE_BYTES
 
 

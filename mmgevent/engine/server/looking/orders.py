@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
-from mmgevent.engine.server.snapshot import Submitter
+from mmgevent.engine.server.looking.snapshot import Submitter
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.errors import UsageError
 from mmgevent.machine.logs import get_log

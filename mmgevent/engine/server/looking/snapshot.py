@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from mmgevent.engine.scheduler.rules import JobStatus
 from mmgevent.engine.server.batches import JobInput
-from mmgevent.engine.server.history import JobHistory, Line
+from mmgevent.engine.server.history.history import JobHistory, Line
+from mmgevent.engine.server.history.tracks import Bar, Track
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
-from mmgevent.engine.server.tracks import Bar, Track
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.wire.hello import VERSION
 from mmgevent.wire.listings import MAX_RUNNING, cut_text

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from mmgevent.engine.server.error_tally import ErrorTally, GroupCount
-from mmgevent.engine.server.recent import Recent, Room
-from mmgevent.engine.server.reduce_shape import ReduceShape
-from mmgevent.engine.server.tracks import TrackCount, Tracks
+from mmgevent.engine.server.history.error_tally import ErrorTally, GroupCount
+from mmgevent.engine.server.history.recent import Recent, Room
+from mmgevent.engine.server.history.reduce_shape import ReduceShape
+from mmgevent.engine.server.history.tracks import TrackCount, Tracks
 from mmgevent.wire.listings import MAX_SAMPLES, cut_text
 
 #: Jobs that are over whose history is kept.
