@@ -153,7 +153,13 @@ def test_a_template_whose_limits_were_lowered_is_replaced(watched, deed, tmp_pat
 
 @pytest.mark.parametrize("deed", [misdeeds.patch_builtins, misdeeds.patch_socket, misdeeds.patch_pickle])
 def test_patching_what_the_executor_needs_ends_its_own_job_only(watched, deed):
-    assert fail(watched, deed).kind in ("died", "exception", "record")
+    def mapfn(key, value):
+        for number, each in misdeeds.at_bad(deed)(key, value):
+            yield number, complex(each)  # which has to be pickled
+
+    with pytest.raises(mmg.JobError) as caught:
+        watched.submit(ITEMS, mapfn, add).result(PATIENCE_S)
+    assert caught.value.kind in ("died", "exception", "record")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmgevent.engine.scheduler.commands import Assign
-from mmgevent.engine.server.task_log import MAX_UNREAD_BYTES, MAX_WAITING, TaskLog
+from mmgevent.engine.server.task_log import MAX_UNREAD_BYTES, MAX_WAITING, MESSAGE_BYTES, TaskLog
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.done_tasks import MAX_ROWS, ROW_BYTES, unpack_rows
 from mmgevent.wire.messages import decode_message
@@ -177,7 +177,8 @@ def test_a_driver_that_does_not_read_costs_a_limited_number_of_rows():
         log.end(attempt, is_committed=True)
     for _ in range(3):
         log.flush(link, 1)
-    assert MAX_UNREAD_BYTES <= link.control_bytes < 2 * MAX_UNREAD_BYTES
+    assert MAX_UNREAD_BYTES <= link.control_bytes < MAX_UNREAD_BYTES + 2 * MESSAGE_BYTES
+    assert MAX_UNREAD_BYTES + 2 * MESSAGE_BYTES < MAX_WAITING * ROW_BYTES  # all of them
     sent = len(link.done())
     log.flush(link, 1, is_last=True)
     assert link.messages[-1]["lost"] == MAX_WAITING + 10 - sent
