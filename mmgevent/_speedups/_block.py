@@ -173,8 +173,8 @@ class _Positions:
         return self.series.iloc[part]
 
 
-#: Modules of the classes whose buffers hold the numbers that their `tolist` gives. Others may give numbers
-#: with units, or decoded ones.
+#: Modules of the classes whose buffers hold the numbers that their `tolist` gives. Numbers of others may
+#: have units, or be decoded.
 _KNOWN_MODULES = frozenset(("array", "builtins", "numpy", "pyarrow", "pandas"))
 
 

@@ -64,11 +64,11 @@ class CountWords:
 
     #: name of the function that made it
     maker: str
-    #: of words; None for fields
+    #: pattern of words; None for fields
     pattern: str | re.Pattern[str] | None
     lower: bool
     n: int = 1
-    #: of fields; None for words, and for those between blanks
+    #: separator of fields; None for words, and for fields between blanks
     sep: str | None = None
 
     #: whether it takes an EncodedText instead of a str, see `tasks/items.py`

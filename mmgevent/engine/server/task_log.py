@@ -28,8 +28,8 @@ MAX_WAITING = 10_000
 #: Size of the objects of one message, bytes: a quarter of what a frame may have.
 MESSAGE_BYTES = 64 * 1024
 
-#: Control frames that may wait for a driver, bytes. If more wait, rows wait, too: the link of a driver
-#: with several times as many is closed.
+#: Control frames that may wait for a driver, bytes. If more wait, rows wait, too. Several times as many
+#: close the link of a driver.
 MAX_UNREAD_BYTES = 256 * 1024
 
 #: Milliseconds in a second.

@@ -19,7 +19,7 @@ from mmgevent.job.outputs.record import RECORD, FolderRecord, Unit, encode_unit,
 class Entry(NamedTuple):
     """What is under a name in a folder."""
 
-    #: of a regular file, bytes; None for anything else
+    #: size of a regular file, bytes; None for anything else
     size: int | None
     is_folder: bool = False
 

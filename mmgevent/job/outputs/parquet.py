@@ -81,7 +81,7 @@ class ParquetTable:
 
     def __init__(self, rows: ParquetRows):
         self._rows = rows
-        #: of all row groups, None until the first one
+        #: schema of all row groups, None until the first one
         self._schema: Any = None
         self._keys: list[Any] = []  # of the rows that wait
         self._columns: list[list[Any]] = []
